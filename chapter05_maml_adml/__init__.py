@@ -1,0 +1,1 @@
+"""Chapter 5: MAML and its variants (the book's chapter 6)."""

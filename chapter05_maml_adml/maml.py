@@ -1,0 +1,134 @@
+"""Model-agnostic meta-learning: initial weights from which a few gradient steps learn a task.
+
+Chelsea Finn, Pieter Abbeel, Sergey Levine (2017), arXiv:1703.03400, Algorithm 2 (supervised) and
+equation 1; `order=1` is their first-order approximation (section 5.2).
+
+    theta_i' = theta - alpha * d L_S(theta) / d theta             the inner step, for each task i
+    theta   <- theta - beta * d/dtheta  sum_i L_Q(theta_i')       the outer step, over all tasks
+
+Differences from the paper and its code:
+
+1. The meta-loss is the mean over tasks and over queries, not the sum. On Omniglot the authors'
+   inner rate of 0.4 acts on a cross-entropy summed over the 5 classes, so it is 2.0 here.
+2. The sine network starts from Keras's usual (Glorot) weights, not from a normal of 0.01.
+3. Training may let the outer rate decay along a cosine (`--outer-decay`).
+
+`python chapter05_maml_adml/maml.py` trains on sine waves and draws what MAML does.
+"""
+
+from dataclasses import dataclass, replace
+
+from common import command, networks, training
+from common.datasets import load
+from common.episodes import EpisodeSampler
+from common.errors import UserError
+from common.learner import MetaLearner
+from common.results import Estimate, Result
+from common.settings import RunSettings, non_negative, positive
+from common.task_batching import TaskBatchedNetwork
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("meta_learning")
+class MAML(MetaLearner):
+    """Meta-learns the initial weights of a network (Finn et al. 2017).
+
+    Args:
+        network: A built Keras model; its trainable weights are theta.
+        inner_lr: alpha, the rate of the inner steps, on the mean loss of a task's support set.
+        inner_steps: Inner steps in training.
+        order: 2 for the exact meta-gradient, 1 for its first-order approximation.
+        loss: None for cross-entropy on integer labels and logits, otherwise any Keras loss.
+        test_steps: Inner steps outside training; by default as many as in training.
+
+    Raises:
+        UserError: If the rate or a number of steps is negative, or the order neither 1 nor 2.
+    """
+
+    def __init__(self, network, inner_lr, inner_steps=1, order=2, loss=None, test_steps=None, **options):
+        super().__init__(network, loss, **options)
+        if inner_lr < 0 or inner_steps < 0 or (test_steps or 0) < 0:
+            raise UserError(
+                "inner_lr, inner_steps and test_steps must not be negative; got "
+                f"{inner_lr}, {inner_steps} and {test_steps}."
+            )
+        if order not in (1, 2):
+            raise UserError(f"order must be 1 (first-order) or 2 (exact); got {order!r}.")
+        self.inner_lr, self.inner_steps, self.order = inner_lr, inner_steps, order
+        self.test_steps = inner_steps if test_steps is None else test_steps
+        self.batched_network = TaskBatchedNetwork(network)
+
+    def adapt(self, support_x, support_y, steps=None, training=False):
+        """Line 5 to 7 of Algorithm 2, for all tasks at once: from theta to every theta_i'.
+
+        Args:
+            support_x: `(tasks, supports, ...)`.
+            support_y: `(tasks, supports)` or `(tasks, supports, outputs)`.
+            steps: Number of inner steps; by default `test_steps`, or `inner_steps` in training.
+            training: Whether this is part of an outer step.
+
+        Returns:
+            The fast weights: a list aligned with `network.trainable_variables`, each
+            `(tasks, *shape)`, differentiable with respect to theta.
+        """
+        if steps is None:
+            steps = self.inner_steps if training else self.test_steps
+        fast_weights = self.batched_network.repeated_weights(support_x.shape[0])
+        for step in range(steps):
+            fast_weights = self.inner_step(fast_weights, support_x, support_y, training, step)
+        return fast_weights
+
+    def inner_step(self, fast_weights, support_x, support_y, training=False, step=0):
+        """One gradient step of every task on its own support loss (equation 1)."""
+        with tf.GradientTape() as tape:
+            tape.watch(fast_weights)
+            logits = self.predict_with(fast_weights, support_x, training, step)
+            support_losses = self.task_losses(support_y, logits)  # (tasks,)
+        # Task i's loss depends on task i's weights alone: the gradient of the sum is that of each.
+        gradients = tape.gradient(
+            support_losses, fast_weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        if self.order == 1:  # the paper's first-order MAML: no derivative of the gradient
+            gradients = [tf.stop_gradient(gradient) for gradient in gradients]
+        return self.inner_update(fast_weights, gradients)
+
+    def inner_update(self, weights, gradients):
+        """theta' = theta - alpha * gradient."""
+        return [w - self.inner_lr * g for w, g in zip(weights, gradients, strict=True)]
+
+    def query_predictions(self, episode, training=False):
+        """The queries seen through the weights adapted to the support set."""
+        fast_weights = self.adapt(episode.support_x, episode.support_y, training=training)
+        return self.predict_with(fast_weights, episode.query_x, training, self.inner_steps)
+
+    def predict_with(self, fast_weights, inputs, training=False, call=0):
+        """The network's outputs with the tasks' own weights, `(tasks, examples, outputs)`."""
+        # Dropout draws a new mask at every call of every outer step, the same after a resume.
+        iterations = self.optimizer.iterations if training and self.compiled else 0
+        noise = tf.cast(iterations, tf.int64) * (self.inner_steps + 1) + call
+        return self.batched_network(fast_weights, inputs, training=training, noise=noise)
+
+    def scores_by_step(self, episodes, steps=10):
+        """Score of every task after 0, 1, ..., `steps` inner steps, `(n_episodes, steps + 1)`."""
+
+        @tf.function
+        def scores(episode):
+            fast_weights = self.adapt(episode.support_x, episode.support_y, steps=0)
+            found = []
+            for step in range(steps + 1):
+                if step:
+                    fast_weights = self.inner_step(
+                        fast_weights, episode.support_x, episode.support_y
+                    )
+                predictions = self.predict_with(fast_weights, episode.query_x)
+                found.append(self.task_scores(episode.query_y, predictions))
+            return tf.stack(found, axis=1)
+
+        return np.concatenate([scores(episode) for episode in episodes])
+
+    def get_config(self):
+        names = ("inner_lr", "inner_steps", "order", "test_steps")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,164 @@
+"""Data sets for few-shot learning, by name, split into disjoint sets of classes.
+
+`DATA_SETS` says what each one is, where it comes from and under which licence.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.errors import UserError
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from common.sine import SineTasks
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FewShotData:
+    """Labelled items of the classes of one split.
+
+    Attributes:
+        items: `(n, ...)`; images are uint8 `(n, height, width, channels)`.
+        labels: int32 `(n,)`, indices into `class_names`.
+        class_names: One name for each class.
+        class_groups: The group of each class: its alphabet, script, ...
+        name: The data set's name.
+        split: `"train"`, `"validation"` or `"test"`.
+        attributes: float32 `(classes, d)`, what is known of each class, or None.
+        attribute_names: The names of the d attributes.
+    """
+
+    items: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...]
+    name: str
+    split: str
+    attributes: np.ndarray | None = None
+    attribute_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        n_classes = len(self.class_names)
+        if len(self.items) != len(self.labels) or len(self.class_groups) != n_classes:
+            raise UserError(
+                "Expected a label for each item and a group for each class. Received: "
+                f"{len(self.items)} items, {len(self.labels)} labels, {n_classes} classes, "
+                f"{len(self.class_groups)} groups."
+            )
+        if not np.array_equal(np.unique(self.labels), np.arange(n_classes)):
+            raise UserError(
+                f"Expected the labels 0 to {n_classes - 1}, each at least once, for the "
+                f"{n_classes} class names. Received: {np.unique(self.labels)[:20]}."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"FewShotData({self.name}, {self.split}: {len(self.class_names)} classes, "
+            f"{len(self.items)} items of shape {self.items.shape[1:]}, {self.items.dtype})"
+        )
+
+    @classmethod
+    def from_drawings(cls, drawings: np.ndarray, **others) -> "FewShotData":
+        """Makes it of `drawings`, `(classes, drawings of each, height, width)`."""
+        n_classes, n_drawings, *shape = drawings.shape
+        labels = np.repeat(np.arange(n_classes, dtype=np.int32), n_drawings)
+        return cls(drawings.reshape(-1, *shape, 1), labels, **others)
+
+
+def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotData | SineTasks":
+    """Loads one split of a data set; the splits of a data set share no class.
+
+    Args:
+        name: A name in `DATA_SETS`, or `"folder:PATH"` for a folder of one's own, with one
+            folder of images for each class (see `common.image_folders`).
+        split: `"train"`, `"validation"` or `"test"`.
+        data_dir: Where to look first for data sets that come as files.
+
+    Returns:
+        A `FewShotData`, or for `"sine"` a distribution of tasks.
+
+    Raises:
+        UserError: if there is no such name or split, or the data cannot be had.
+    """
+    if split not in SPLITS:
+        raise UserError(f"Expected a split out of {', '.join(SPLITS)}. Received: {split!r}.")
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise UserError(f"Expected a folder of data sets in {data_dir}, but there is none.")
+    kind, colon, path = str(name).partition(":")
+    if colon and kind == "folder":
+        from common.image_folders import load_image_folder
+
+        return load_image_folder(path, split)
+    if name not in DATA_SETS:
+        raise UserError(_unknown_name(str(name)))
+    return DATA_SETS[name].load(split, Path(data_dir).expanduser() if data_dir else None)
+
+
+def _unknown_name(name: str) -> str:
+    choices = [*DATA_SETS, "folder:PATH"]
+    close = difflib.get_close_matches(name.lower(), choices, n=1)
+    if name and Path(name).is_dir():
+        close = [f"folder:{name}"]
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"Expected a data set out of {', '.join(choices)}. Received: {name!r}.{hint}"
+
+
+class DataSet(NamedTuple):
+    """What is known of a data set, and how to load a split of it."""
+
+    load: "Callable[[str, Path | None], FewShotData | SineTasks]"
+    summary: str
+    source: str
+    licence: str
+
+
+# Imports wait until a data set is asked for: a run on sine waves needs no image library.
+
+
+def _sine(split: str, data_dir: Path | None) -> "SineTasks":
+    from common.sine import SineTasks
+
+    return SineTasks(split=split)
+
+
+def _glyphs(split: str, data_dir: Path | None) -> FewShotData:
+    from common.glyphs import load_glyphs
+
+    return load_glyphs(split)
+
+
+def _omniglot(split: str, data_dir: Path | None) -> FewShotData:
+    from common.omniglot import load_omniglot
+
+    return load_omniglot(split, data_dir)
+
+
+def _omniglot_random(split: str, data_dir: Path | None) -> FewShotData:
+    from common.omniglot import load_omniglot_random
+
+    return load_omniglot_random(split, data_dir)
+
+
+_LAKE = "Lake, Salakhutdinov and Tenenbaum (2015), github.com/brendenlake/omniglot"
+
+DATA_SETS = {
+    "sine": DataSet(_sine, "sine waves to regress", "Finn et al. (2017)", "none needed"),
+    "glyphs": DataSet(
+        _glyphs,
+        "printed letters and digits, 20 drawings of each, split by script",
+        "rendered from the DejaVu fonts inside matplotlib, dejavu-fonts.github.io",
+        "Bitstream Vera licence, changes in the public domain",
+    ),
+    "omniglot": DataSet(
+        _omniglot, "1,623 handwritten characters x 20, split by alphabet", _LAKE, "MIT"
+    ),
+    "omniglot-random": DataSet(
+        _omniglot_random, "the same, split at random: 1,100 / 100 / 423", _LAKE, "MIT"
+    ),
+}

@@ -1,0 +1,92 @@
+"""The networks of the chapters: plain Keras models, to be read, changed and replaced."""
+
+import keras
+from keras import layers
+
+from common.errors import UserError
+
+
+def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", seed=0):
+    """A multilayer perceptron with ReLU between its layers.
+
+    With its defaults it is the sine network of MAML (Finn et al. 2017, section 5.1): 1-40-40-1,
+    1,761 parameters.
+
+    Args:
+        inputs: Number of input features.
+        hidden: Units of each hidden layer.
+        outputs: Number of outputs; they stay linear.
+        initializer: Name of the Keras initialiser of the kernels, or an instance.
+        seed: Seed of the initial weights.
+
+    Returns:
+        A `keras.Model` from `(examples, inputs)` to `(examples, outputs)`.
+    """
+    x = images = keras.Input((inputs,))
+    for index, units in enumerate(hidden):
+        kernel = _initializer(initializer, seed + index)
+        x = layers.Dense(units, activation="relu", kernel_initializer=kernel)(x)
+    kernel = _initializer(initializer, seed + len(hidden))
+    return keras.Model(images, layers.Dense(outputs, kernel_initializer=kernel)(x), name="mlp")
+
+
+def conv4(
+    input_shape=(28, 28, 1), outputs=5, *, filters=64, strided=True, norm="batch", blocks=4, seed=0
+):
+    """Four blocks of 3 x 3 convolution, normalisation and ReLU, then a linear layer.
+
+    The network of nearly all few-shot papers, in its two forms: `strided` (MAML on Omniglot,
+    Finn et al. 2017, section 5.2: stride 2, no pooling) and with 2 x 2 max-pooling after each
+    block (Vinyals et al. 2016, Snell et al. 2017, MAML on miniImageNet).
+
+    Args:
+        input_shape: `(height, width, channels)` of an image.
+        outputs: Number of logits; None leaves the linear layer out: an embedding.
+        filters: Filters of each convolution.
+        strided: Stride 2 instead of max-pooling.
+        norm: `"batch"`, `"layer"` (each image by itself, so that the examples of a batch do not
+            influence one another) or `"none"`.
+        blocks: Number of blocks.
+        seed: Seed of the initial weights.
+
+    Returns:
+        A `keras.Model` from `(examples, height, width, channels)` to `(examples, outputs)`.
+
+    Raises:
+        UserError: If `norm` is none of the three, or the image is too small to pool it so often.
+    """
+    norms = {
+        "batch": layers.BatchNormalization,
+        "layer": lambda: layers.LayerNormalization(axis=(-3, -2, -1)),
+        "none": layers.Identity,
+    }
+    if norm not in norms:
+        raise UserError(f"norm must be one of {', '.join(norms)}; got {norm!r}.")
+    if not strided and min(input_shape[:2]) < 2**blocks:
+        raise UserError(
+            f"An image must have at least {2**blocks} x {2**blocks} pixels to be pooled {blocks} "
+            f"times; got {input_shape[0]} x {input_shape[1]}. Use strided=True or larger images."
+        )
+    x = images = keras.Input(input_shape)
+    for block in range(blocks):
+        kernel = _initializer("glorot_uniform", seed + block)
+        stride = 2 if strided else 1
+        x = layers.Conv2D(
+            filters, 3, stride, padding="same", kernel_initializer=kernel,
+            use_bias=norm != "batch",  # its mean would be subtracted again
+        )(x)  # fmt: skip
+        x = layers.ReLU()(norms[norm]()(x))
+        if not strided:
+            x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    if outputs is not None:
+        kernel = _initializer("glorot_uniform", seed + blocks)
+        x = layers.Dense(outputs, kernel_initializer=kernel)(x)
+    return keras.Model(images, x, name="conv4")
+
+
+def _initializer(initializer, seed):
+    """A seeded initialiser, so that the same seed gives the same network."""
+    if not isinstance(initializer, str):
+        return initializer
+    return keras.initializers.get({"class_name": initializer, "config": {"seed": seed}})

@@ -1,0 +1,161 @@
+"""Convolutions in which every task has a filter of its own.
+
+TensorFlow has no such operation, but two of its operations can be made to do it:
+
+- `patch_convolution`: cut out the patches under the filter, then one batched matrix product.
+- `grouped_convolution`: lay the tasks side by side in the channel axis, the *folded* layout;
+  then it is one grouped convolution, with a group of channels for each task.
+
+    plain layout     (tasks, examples, height, width, channels)
+    folded layout    (examples, height, width, tasks * channels)
+
+Patches are faster for the few examples of a support set, groups for the many of a large query
+set (`tests/benchmarks/outer_step.py` measures both). Where layer follows layer in the folded
+layout nothing is moved, since poolings and batch normalisations treat every channel by itself.
+"""
+
+from functools import cache
+
+import numpy as np
+import tensorflow as tf
+
+FEW_EXAMPLES = 25  # up to so many a task, patches beat groups on the machines we measured
+
+
+def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
+    """Convolve the examples of each task with the task's own filters.
+
+    Args:
+        inputs: `(tasks, examples, height, width, channels)`.
+        kernel: `(tasks, kernel_height, kernel_width, channels // groups, filters)`.
+        strides: Two integers.
+        padding: `"valid"` or `"same"`.
+        dilations: Two integers.
+        groups: Groups of channels within each task; more than one needs grouped convolutions.
+
+    Returns:
+        `(tasks, examples, new_height, new_width, filters)`.
+    """
+    options = (tuple(strides), padding.upper(), tuple(dilations))
+    few = inputs.shape[1] is not None and inputs.shape[1] <= FEW_EXAMPLES
+    if groups == 1 and (few or not grouped_convolution_works()):
+        return patch_convolution(inputs, kernel, *options)
+    folded = grouped_convolution(fold(inputs), kernel, *options)
+    return unfold(folded, kernel.shape[0])
+
+
+def patch_convolution(inputs, kernel, strides, padding, dilations):
+    """`task_convolution` as patches times filters, in the plain layout."""
+    n_tasks, kernel_height, kernel_width, channels, filters = kernel.shape
+    height, width = inputs.shape[2:4]
+    rows, row_pads = _window((height, kernel_height, strides[0], dilations[0]), padding)
+    columns, column_pads = _window((width, kernel_width, strides[1], dilations[1]), padding)
+    images = tf.reshape(inputs, [-1, height, width, channels])
+    images = tf.pad(images, [[0, 0], row_pads, column_pads, [0, 0]])
+    padded_width = images.shape[2]
+    # The pixels under the filter, for every place of it: (rows, columns, tall, wide).
+    pixels = rows[:, None, :, None] * padded_width + columns[None, :, None, :]
+    pieces = gather_pixels(
+        tf.reshape(images, [-1, images.shape[1] * padded_width, channels]), pixels.ravel()
+    )
+    size = kernel_height * kernel_width * channels
+    patches = tf.reshape(pieces, [n_tasks, -1, size])  # (tasks, examples * places, size)
+    outputs = patches @ tf.reshape(kernel, [n_tasks, size, filters])
+    return tf.reshape(outputs, [n_tasks, -1, len(rows), len(columns), filters])
+
+
+def gather_pixels(images, pixels):
+    """`tf.gather(images, pixels, axis=1)` whose gradient, too, is gathered instead of scattered.
+
+    Each is the other's transpose, so any order of derivative stays within these two.
+
+    Args:
+        images: `(images, pixels, channels)`.
+        pixels: NumPy integers, `(places,)`; a pixel may be asked for several times.
+
+    Returns:
+        `(images, places, channels)`.
+    """
+    places = _places_of(tuple(pixels.tolist()), images.shape[1])  # (most uses, pixels)
+
+    @tf.custom_gradient
+    def forward(images):
+        return tf.gather(images, pixels, axis=1), transpose
+
+    @tf.custom_gradient
+    def transpose(pieces):
+        padded = tf.pad(pieces, [[0, 0], [0, 1], [0, 0]])  # a place of zeros for "no use"
+        return tf.add_n([tf.gather(padded, use, axis=1) for use in places]), forward
+
+    return forward(images)
+
+
+def grouped_convolution(folded, kernel, strides, padding, dilations):
+    """`task_convolution` in the folded layout, `(examples, height, width, tasks * channels)`."""
+    n_tasks, height, width, depth, filters = kernel.shape
+    side_by_side = tf.transpose(kernel, [1, 2, 3, 0, 4])
+    side_by_side = tf.reshape(side_by_side, [height, width, depth, n_tasks * filters])
+    return tf.nn.conv2d(folded, side_by_side, strides, padding, dilations=dilations)
+
+
+@cache
+def grouped_convolution_works() -> bool:
+    """Whether this machine differentiates grouped convolutions; a CPU without oneDNN does not."""
+    with tf.init_scope():
+        inputs, kernel = tf.ones([1, 3, 3, 4]), tf.ones([2, 3, 3, 2, 2])
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch([inputs, kernel])
+                outputs = grouped_convolution(inputs, kernel, 1, "SAME", 1)
+            tape.gradient(outputs, [inputs, kernel])
+        except (tf.errors.OpError, NotImplementedError):
+            return False
+        return True
+
+
+def fold(plain):
+    """From the plain to the folded layout; free for what `unfold` returned."""
+    folded = folded_form(plain)
+    if folded is None:
+        _, _, height, width, _ = plain.shape
+        moved = tf.transpose(plain, [1, 2, 3, 0, 4])
+        folded = tf.reshape(moved, [-1, height, width, plain.shape[0] * plain.shape[4]])
+    return folded
+
+
+def unfold(folded, n_tasks):
+    """From the folded to the plain layout; the result remembers its folded form."""
+    _, height, width, channels = folded.shape
+    split = tf.reshape(folded, [-1, height, width, n_tasks, channels // n_tasks])
+    plain = tf.transpose(split, [3, 0, 1, 2, 4])
+    plain._folded_form = folded
+    return plain
+
+
+def folded_form(plain):
+    """The folded maps that `plain` was unfolded from, or None."""
+    return getattr(plain, "_folded_form", None)
+
+
+def _window(axis, padding):
+    """Indices under the filter along one padded axis, `(places, kernel)`, and the padding."""
+    size, kernel, stride, dilation = axis
+    reach = (kernel - 1) * dilation + 1
+    if padding == "SAME":
+        places = -(-size // stride)
+        missing = max((places - 1) * stride + reach - size, 0)
+    else:
+        places, missing = (size - reach) // stride + 1, 0
+    indices = np.arange(places)[:, None] * stride + np.arange(kernel)[None, :] * dilation
+    return indices, (missing // 2, missing - missing // 2)
+
+
+@cache
+def _places_of(pixels, n_pixels):
+    """For every pixel the places that use it, filled up with `len(pixels)`: (most, n_pixels)."""
+    uses = [[] for _ in range(n_pixels)]
+    for place, pixel in enumerate(pixels):
+        uses[pixel].append(place)
+    most = max(len(places) for places in uses)
+    filled = [places + [len(pixels)] * (most - len(places)) for places in uses]
+    return np.array(filled, np.int32).T

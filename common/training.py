@@ -1,0 +1,118 @@
+"""Meta-training that can be killed at any moment and goes on where it was."""
+
+import json
+import sys
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import atomic_path
+
+import keras
+
+
+def train(
+    learner, sampler, *, steps, meta_batch_size, directory=None, validation=None, progress=False
+):
+    """Fit a compiled learner for a number of outer steps.
+
+    With a directory, it keeps a checkpoint there, TensorBoard logs, and at last the weights. If
+    the directory already holds a checkpoint, training goes on from it, and ends with the same
+    weights as a run that was never interrupted: the batch of step s depends on s alone.
+
+    Args:
+        learner: A compiled `MetaLearner`.
+        sampler: An `EpisodeSampler`, or whatever has its method `dataset`.
+        steps: Outer steps in all.
+        meta_batch_size: Tasks in each.
+        directory: Folder of the run, or None to write nothing.
+        validation: Optional batches of episodes, evaluated after each epoch.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Learning curves: `{"step": [...], "loss": [...], ...}`, one value an epoch.
+
+    Raises:
+        UserError: If the checkpoint is damaged or belongs to another network.
+    """
+    learner.optimizer.build(learner.trainable_variables)
+    history = {"step": []}
+    callbacks = [History(history)]
+    if directory is not None:
+        checkpoint = Checkpoint(Path(directory) / "checkpoint", history)
+        checkpoint.restore(learner)
+        logs = keras.callbacks.TensorBoard(Path(directory) / "logs", write_graph=False)
+        callbacks += [checkpoint, logs]
+    epoch = min(500, -(-steps // 20))
+    done = int(learner.optimizer.iterations)
+    while done < steps:  # once, and once more if the last epoch is a shorter one
+        size = min(epoch, steps - done)
+        learner.fit(
+            sampler.dataset(meta_batch_size, start_step=done),
+            initial_epoch=done // epoch,
+            epochs=done // epoch + (steps - done) // size,
+            steps_per_epoch=size,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
+        )
+        done = int(learner.optimizer.iterations)
+    if directory is not None:
+        with atomic_path(Path(directory) / "learner.weights.h5") as temporary:
+            learner.save_weights(temporary)
+    return history
+
+
+class History(keras.callbacks.Callback):
+    """Appends the logs of each epoch, and the step at its end, to lists."""
+
+    def __init__(self, history):
+        super().__init__()
+        self.history = history
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history["step"].append(int(self.model.optimizer.iterations))
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the weights, the optimizer and the learning curve of the newest epoch.
+
+    The weights are written first, and the small file that makes them valid last, each under a
+    temporary name: whenever the process is killed, one whole checkpoint is there.
+    """
+
+    def __init__(self, folder, history):
+        super().__init__()
+        self.folder, self.history = folder, history
+
+    def on_epoch_end(self, epoch, logs=None):
+        older = list(self.folder.glob("step-*"))
+        stem = f"step-{int(self.model.optimizer.iterations):08d}"
+        with atomic_path(self.folder / f"{stem}.weights.h5") as temporary:
+            self.model.save_weights(temporary)
+        with atomic_path(self.folder / f"{stem}.json") as temporary:
+            temporary.write_text(json.dumps(self.history))
+        for path in older:
+            path.unlink()
+
+    def restore(self, learner):
+        """Loads the newest checkpoint, if there is one, into the learner and the history.
+
+        Raises:
+            UserError: If it is damaged or of another network.
+        """
+        newest = max(self.folder.glob("step-*.json"), default=None)
+        if newest is None:
+            return
+        weights = newest.with_suffix(".weights.h5")
+        try:
+            learner.load_weights(weights)
+            history = json.loads(newest.read_text())
+        except (OSError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(
+                f"{weights} is damaged, or of another network than this {learner.network.name}: "
+                f"{reason}. Run without --resume to start again."
+            ) from None
+        self.history.update(history)
