@@ -18,18 +18,81 @@ Differences from the paper and its code:
 
 from dataclasses import dataclass, replace
 
-from common import command, networks, training
-from common.datasets import load
-from common.episodes import EpisodeSampler
+from common import experiment, training
+from common.command import main
 from common.errors import UserError
 from common.learner import MetaLearner
-from common.results import Estimate, Result
-from common.settings import RunSettings, non_negative, positive
+from common.settings import RunSettings, at_least, non_negative, positive
 from common.task_batching import TaskBatchedNetwork
 
 import keras
-import numpy as np
 import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the script; the defaults are those of the sine waves."""
+
+    n_way: int = 1
+    """Classes in a task; 1 for regression."""
+    k_shot: int = 10
+    """Support items of each class."""
+    n_query: int = 10
+    """Query items of each class."""
+    rotations: bool = False
+    """Count each 90-degree rotation of a class of images as a class of its own."""
+
+    filters: int = 64
+    """Filters of each convolution."""
+    norm: str = "batch"
+    """Normalisation: batch (transductive: queries share statistics), layer or none."""
+
+    inner_lr: float = 0.01
+    """alpha: rate of the inner steps, on the mean loss over the support set."""
+    inner_steps: int = 1
+    """Inner steps in training."""
+    test_steps: int = 1
+    """Inner steps at test time."""
+    order: int = 2
+    """2: exact meta-gradient; 1: first-order MAML."""
+
+    outer_lr: float = 0.001
+    """beta: rate of the outer steps (Adam)."""
+    outer_decay: bool = False
+    """Let the outer rate fall to zero along a cosine."""
+    meta_batch_size: int = 25
+    """Tasks in an outer step."""
+
+    eval_episodes: int = 600
+    """Meta-test tasks."""
+    baseline_steps: int = 4000
+    """Training steps of the baseline that pools all tasks; 0 leaves the baselines out."""
+    run: RunSettings = RunSettings(steps=4000, dataset="sine")
+
+    def __post_init__(self):
+        positive(self, "n_way", "k_shot", "n_query", "filters", "inner_lr", "outer_lr")
+        positive(self, "meta_batch_size")
+        non_negative(self, "inner_steps", "test_steps", "baseline_steps")
+        at_least(2, self, "eval_episodes")
+
+    @classmethod
+    def for_dataset(cls, dataset):
+        """The settings of the paper for a data set (section 5.1 and appendix A.1)."""
+        if dataset == "sine":
+            return cls()
+        steps = 16000 if dataset.startswith("omniglot") else 2000
+        return cls(
+            n_way=5, k_shot=1, n_query=1, rotations=True, inner_lr=2.0, test_steps=3,
+            outer_decay=True, meta_batch_size=32, eval_episodes=1000, baseline_steps=2000,
+            run=RunSettings(steps=steps, dataset=dataset),
+        )  # fmt: skip
+
+    @classmethod
+    def smoke(cls, dataset="sine"):
+        """The whole script in seconds."""
+        tried = RunSettings(steps=20, dataset=dataset, smoke=True)
+        small = {"filters": 8, "eval_episodes": 20, "baseline_steps": 20, "run": tried}
+        return replace(cls.for_dataset(dataset), **small)
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -48,7 +111,9 @@ class MAML(MetaLearner):
         UserError: If the rate or a number of steps is negative, or the order neither 1 nor 2.
     """
 
-    def __init__(self, network, inner_lr, inner_steps=1, order=2, loss=None, test_steps=None, **options):
+    def __init__(
+        self, network, inner_lr, inner_steps=1, order=2, loss=None, test_steps=None, **options
+    ):
         super().__init__(network, loss, **options)
         if inner_lr < 0 or inner_steps < 0 or (test_steps or 0) < 0:
             raise UserError(
@@ -111,24 +176,38 @@ class MAML(MetaLearner):
         noise = tf.cast(iterations, tf.int64) * (self.inner_steps + 1) + call
         return self.batched_network(fast_weights, inputs, training=training, noise=noise)
 
-    def scores_by_step(self, episodes, steps=10):
-        """Score of every task after 0, 1, ..., `steps` inner steps, `(n_episodes, steps + 1)`."""
-
-        @tf.function
-        def scores(episode):
-            fast_weights = self.adapt(episode.support_x, episode.support_y, steps=0)
-            found = []
-            for step in range(steps + 1):
-                if step:
-                    fast_weights = self.inner_step(
-                        fast_weights, episode.support_x, episode.support_y
-                    )
-                predictions = self.predict_with(fast_weights, episode.query_x)
-                found.append(self.task_scores(episode.query_y, predictions))
-            return tf.stack(found, axis=1)
-
-        return np.concatenate([scores(episode) for episode in episodes])
-
     def get_config(self):
         names = ("inner_lr", "inner_steps", "order", "test_steps")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def run(config, directory=None, progress=False):
+    """Meta-trains MAML, and measures it and its baselines on tasks never seen.
+
+    Returns:
+        A `Result` with the score of each learner after 0, 1, 3, 5 and 10 inner steps.
+    """
+    training.prepare(config.run)
+    sampler, test_sampler = experiment.samplers(config)
+    learners = {name: new_learner(config, sampler) for name in ("MAML", "pooled", "random")}
+    maml = learners["MAML"]
+    maml.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
+    history = training.train(
+        maml, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
+        directory=directory, progress=progress,
+    )  # fmt: skip
+    if config.baseline_steps:
+        experiment.train_pooled(learners["pooled"].network, sampler, config, progress)
+    else:
+        learners = {"MAML": maml}
+    return experiment.measure(learners, test_sampler, config, history)
+
+
+def new_learner(config, sampler):
+    """An untrained MAML, its weights decided by the seed."""
+    network, loss = experiment.new_network(config, sampler)
+    return MAML(network, config.inner_lr, config.inner_steps, config.order, loss, config.test_steps)
+
+
+if __name__ == "__main__":
+    main(Config, run, experiment.draw)

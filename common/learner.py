@@ -1,11 +1,11 @@
 """`MetaLearner`: what all meta-learners share. One outer step is one step of `Model.fit`."""
 
+from common.episodes import Episode
+from common.results import Estimate
+
 import keras
 import numpy as np
 import tensorflow as tf
-
-from common.episodes import Episode
-from common.results import Estimate
 
 
 class MetaLearner(keras.Model):
@@ -40,8 +40,10 @@ class MetaLearner(keras.Model):
 
     @property
     def score_name(self) -> str:
-        """What `task_scores` measures: `"accuracy"`, or `"task_loss"` where there are no classes."""
-        return "accuracy" if self.classifies else "task_loss"
+        """What `task_scores` measures: `"accuracy"`, or the name of the loss of a regression."""
+        if self.classifies:
+            return "accuracy"
+        return getattr(self.loss_function, "name", None) or self.loss_function.__name__
 
     def query_predictions(self, episode, training=False):
         """Predictions for the queries of each task, made after seeing its support set.

@@ -1,9 +1,9 @@
 """The networks of the chapters: plain Keras models, to be read, changed and replaced."""
 
+from common.errors import UserError
+
 import keras
 from keras import layers
-
-from common.errors import UserError
 
 
 def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", seed=0):

@@ -17,12 +17,12 @@ may become of a layer:
 
 import inspect
 
+from common.task_convolution import folded_form, unfold
+from common.task_layers import TWINS, TaskLayer
+
 import keras
 import tensorflow as tf
 from keras import tree
-
-from common.task_convolution import folded_form, unfold
-from common.task_layers import TWINS, TaskLayer
 
 # Layers without weights that treat each channel, or each number, by itself: they may stay in the
 # folded layout of `common.task_convolution`, where the tasks stand in the channel axis.
@@ -254,7 +254,8 @@ class TaskBatchedNetwork:
                 self._twins[n_tasks] = task_batched(self.network, n_tasks, batch_statistics=True)
         twin = self._twins[n_tasks]
         state = [
-            _noise_state(ours, noise) if ours.name == "seed_generator_state"
+            _noise_state(ours, noise)
+            if ours.name == "seed_generator_state"
             # Frozen weights may have changed since the twin was made: take today's.
             else tf.broadcast_to(theirs.value, ours.shape)
             for ours, theirs in zip(

@@ -4,9 +4,6 @@ A twin takes inputs `(tasks, examples, ...)` and holds every weight of its layer
 in front. `common.task_batching` puts twins together to a model.
 """
 
-import keras
-import tensorflow as tf
-
 from common.task_convolution import (
     fold,
     folded_form,
@@ -14,6 +11,9 @@ from common.task_convolution import (
     task_convolution,
     unfold,
 )
+
+import keras
+import tensorflow as tf
 
 
 class TaskLayer(keras.layers.Layer):
@@ -145,9 +145,7 @@ class TaskBatchNormalization(TaskLayer):
 
     @staticmethod
     def handles(layer):
-        return layer.axis in (-1, layer.input_spec.ndim - 1) and not getattr(
-            layer, "renorm", False
-        )
+        return layer.axis in (-1, layer.input_spec.ndim - 1) and not getattr(layer, "renorm", False)
 
     def call(self, inputs, training=None, mask=None):
         gamma, beta = self.weight("gamma"), self.weight("beta")
@@ -157,7 +155,9 @@ class TaskBatchNormalization(TaskLayer):
             ones = tf.ones(folded.shape[-1:])
             gamma = ones if gamma is None else tf.reshape(gamma, [-1])
             beta = 0.0 * ones if beta is None else tf.reshape(beta, [-1])
-            fused = tf.compat.v1.nn.fused_batch_norm(folded, gamma, beta, epsilon=self.config["epsilon"])
+            fused = tf.compat.v1.nn.fused_batch_norm(
+                folded, gamma, beta, epsilon=self.config["epsilon"]
+            )
             return unfold(fused[0], self.n_tasks)
 
         inputs = tf.cast(inputs, tf.float32)

@@ -8,6 +8,27 @@ from common.errors import UserError
 from common.files import atomic_path
 
 import keras
+import tensorflow as tf
+
+
+def prepare(settings):
+    """Makes what follows reproducible, and sets the precision: call it before making a network.
+
+    Args:
+        settings: The script's `RunSettings`.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    tf.config.experimental.enable_op_determinism()
+    half = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
+    keras.config.set_dtype_policy(half if settings.mixed_precision else "float32")
+
+
+def outer_optimizer(config):
+    """Adam with the script's `outer_lr`, decaying along a cosine if `outer_decay` says so."""
+    rate = config.outer_lr
+    if config.outer_decay:
+        rate = keras.optimizers.schedules.CosineDecay(rate, config.run.steps)
+    return keras.optimizers.Adam(rate)
 
 
 def train(

@@ -1,0 +1,69 @@
+"""Figures of gradient-based learners: what a few inner steps do to a prediction."""
+
+from common import plots
+
+import numpy as np
+
+SHOWN_STEPS = (0, 1, 5, 10)
+
+
+def draw_waves(waves, learners, steps=SHOWN_STEPS):
+    """Regression tasks: the truth, the support points, and the predictions after some steps.
+
+    Args:
+        waves: One dictionary a task (a column of the figure): `x` and `truth` `(points,)`,
+            `support_x` and `support_y`, and for every learner by its name the predictions after
+            0, 1, ... inner steps, `(steps, points)`.
+        learners: Names of the learners, a row of the figure each.
+        steps: The numbers of inner steps to draw; 0 is before adaptation.
+
+    Returns:
+        The matplotlib figure.
+    """
+    figure, axes = plots.figure(
+        len(learners), len(waves), size=(3.6, 2.6), squeeze=False, sharex=True, sharey="col"
+    )
+    colors = plots.shades("after", len(steps) - 1)
+    for row, name in zip(axes, learners, strict=True):
+        for axis, wave in zip(row, waves, strict=True):
+            axis.plot(wave["x"], wave["truth"], label="true wave", **plots.role("truth"))
+            for step, color in zip(steps, [None, *colors], strict=True):
+                line = {**plots.role("after"), "color": color} if step else plots.role("before")
+                label = f"after {step} step{'s' * (step > 1)}" if step else "before adaptation"
+                axis.plot(wave["x"], np.asarray(wave[name])[step], label=label, **line)
+            axis.plot(
+                wave["support_x"], wave["support_y"], label="support points",
+                **plots.role("support"),
+            )  # fmt: skip
+        row[0].set_ylabel(f"{name}\n\ny")
+    for axis in axes[-1]:
+        axis.set_xlabel("x")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def draw_steps(curves, score, reference=None):
+    """Score against the number of inner steps, with 95 % intervals.
+
+    Args:
+        curves: For each learner by name its `Estimate` after 0, 1, ... inner steps.
+        score: What is measured: the label of the axis.
+        reference: Optional `(value, name)` of a line to compare with, such as guessing.
+
+    Returns:
+        The matplotlib figure.
+    """
+    roles = ("after", "baseline", "random")
+    figure, axis = plots.figure(size=(5.6, 3.6))
+    for (name, estimates), role in zip(curves.items(), roles, strict=False):
+        line = plots.role(role)
+        plots.interval_line(axis, range(len(estimates)), estimates, label=name, **line)
+    if reference is not None:
+        value, name = reference
+        axis.axhline(value, color="#888888", linewidth=1)
+        axis.annotate(name, (len(estimates) - 1, value), ha="right", va="bottom", color="#666666")
+    axis.set(xlabel="inner steps at test time", ylabel=score)
+    axis.set_ylim(bottom=0)
+    axis.legend()
+    return figure

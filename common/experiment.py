@@ -1,0 +1,151 @@
+"""What the scripts of the gradient-based family share: data, network, baselines, measurement.
+
+Their `Config`s have the fields of `chapter05_maml_adml.maml.Config`.
+"""
+
+from common import adaptation, adaptation_figures, networks, plots
+from common.datasets import load
+from common.episodes import EpisodeSampler
+from common.results import Estimate, Result
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+EXAMPLE_TASKS = 4
+TASK_BLIND_ERROR = 3.0057  # of -1.62 cos(x), the best answer to a sine wave that nobody has seen
+
+
+def samplers(config):
+    """The episodes for meta-training and those for meta-test, of disjoint classes."""
+    settings = config.run
+    options = {"rotations": config.rotations, "seed": settings.seed}
+    numbers = (config.n_way, config.k_shot, config.n_query)
+    splits = [load(settings.dataset, name, settings.data_dir) for name in ("train", "test")]
+    return [EpisodeSampler(data, *numbers, **options) for data in splits]
+
+
+def new_network(config, sampler):
+    """The paper's network for the data, and the loss: `(keras.Model, loss)`."""
+    if not hasattr(sampler.data, "items"):  # waves to regress
+        return networks.mlp(seed=config.run.seed), "mse"
+    network = networks.conv4(
+        sampler.data.items.shape[1:], config.n_way, filters=config.filters, norm=config.norm,
+        seed=config.run.seed,
+    )  # fmt: skip
+    return network, None
+
+
+def train_pooled(network, sampler, config, progress=False):
+    """Trains the network on all meta-training tasks as if they were one; in place.
+
+    Regression: on the points of all tasks at once, so that it learns their average. Images: to
+    tell all classes of the split apart, with a last layer of its own; the network's last layer
+    then starts at zero, to be fitted to a task together with the rest.
+    """
+    if progress:
+        print(f"training the pooled baseline: {config.baseline_steps} steps", flush=True)
+    model, batches, loss = network, _points(sampler, config), "mse"
+    if hasattr(sampler.data, "items"):
+        head = network.layers[-1]
+        n_classes = len(sampler.data.class_names) * (4 if config.rotations else 1)
+        model = keras.Model(network.input, keras.layers.Dense(n_classes)(head.input))
+        batches = _images(sampler.data, config)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        for weight in head.weights:
+            weight.assign(tf.zeros_like(weight))
+    model.compile(keras.optimizers.Adam(config.outer_lr), loss)
+    model.fit(batches, steps_per_epoch=config.baseline_steps, verbose=0)
+
+
+def _points(sampler, config):
+    """Batches of the query points of many tasks, without saying which is of which."""
+    return sampler.dataset(config.meta_batch_size).map(
+        lambda episode: (
+            tf.reshape(episode.query_x, [-1, *episode.query_x.shape[2:]]),
+            tf.reshape(episode.query_y, [-1, *episode.query_y.shape[2:]]),
+        )
+    )
+
+
+def _images(data, config, batch_size=128):
+    """Endless batches of images and the numbers of their classes, turned ones counted apart."""
+    generator = np.random.default_rng(config.run.seed)
+    scale = 255.0 if data.items.dtype == np.uint8 else 1.0
+    turns = 4 if config.rotations else 1
+    while True:
+        chosen = generator.integers(len(data.items), size=batch_size)
+        turned = generator.integers(turns, size=batch_size)
+        images = [np.rot90(data.items[i], r) for i, r in zip(chosen, turned, strict=True)]
+        yield np.stack(images).astype(np.float32) / scale, data.labels[chosen] * turns + turned
+
+
+def measure(learners, sampler, config, history):
+    """Scores of all learners on the same fixed episodes, and what the figures need.
+
+    Args:
+        learners: Gradient-based learners by name, the one that the script is about first.
+        sampler: The `EpisodeSampler` of the meta-test split.
+        config: The script's `Config`.
+        history: Learning curves of the first learner.
+
+    Returns:
+        A `Result`; its metrics are called like `MAML_accuracy_after_3_steps`.
+    """
+    episodes = sampler.fixed(config.eval_episodes, config.meta_batch_size)
+    first = next(iter(learners.values()))
+    most = max(10, config.test_steps)
+    shown = sorted({0, 1, 3, 5, 10, config.test_steps})
+    metrics, curves = {}, {}
+    for name, learner in learners.items():
+        scores = adaptation.scores_by_step(learner, episodes, most)
+        curves[name] = [Estimate.from_values(values) for values in scores.T]
+        for step in shown:
+            metrics[f"{name}_{learner.score_name}_after_{step}_steps"] = curves[name][step]
+    extra = {"curves": curves, "score": first.score_name}
+    if first.classifies:
+        episode = sampler.episode(0)
+        predictions = adaptation.predictions_by_step(first, episode, config.test_steps)[-1]
+        extra["predictions"] = predictions.argmax(-1).tolist()
+    else:
+        extra["waves"] = [_wave(learners, sampler, i) for i in range(EXAMPLE_TASKS)]
+    return Result(metrics, history=history, extra=extra, learner=first)
+
+
+def _wave(learners, sampler, index):
+    """What `adaptation_figures.draw_waves` draws of fixed episode number `index`."""
+    amplitude, phase = sampler.data.parameters(sampler.seed_of(index), 1)
+    episode = sampler.episode(index)
+    x = np.linspace(*sampler.data.x_range, 200, dtype=np.float32)[:, None]
+    wave = {
+        "x": x,
+        "truth": sampler.data.wave(amplitude, phase, x).numpy(),
+        "support_x": episode.support_x,
+        "support_y": episode.support_y,
+    }
+    for name, learner in learners.items():
+        wave[name] = adaptation.predictions_by_step(learner, episode._replace(query_x=x))
+    return {name: np.squeeze(values, -1).tolist() for name, values in wave.items()}
+
+
+def draw(result, config, directory):
+    """Saves the figures of a run: example tasks, score by inner steps, learning curve."""
+    extra, names = result.extra, list(result.extra["curves"])
+    curves = {name: [Estimate(*e) for e in curve] for name, curve in extra["curves"].items()}
+    if "waves" in extra:
+        figure = adaptation_figures.draw_waves(extra["waves"], names[:2])
+        plots.save(figure, directory / "waves.png")
+        floor = (TASK_BLIND_ERROR, "best function for all waves") if len(names) > 1 else None
+    else:
+        _, sampler = samplers(config)
+        episode = sampler.episode(0)
+        figure = plots.draw_episode(*episode, predictions=np.array(extra["predictions"]))
+        plots.save(figure, directory / "episode.png")
+        floor = (1 / config.n_way, "guessing")
+    score = extra["score"].replace("_", " ")
+    figure = adaptation_figures.draw_steps(curves, f"meta-test {score}", floor)
+    plots.save(figure, directory / "inner_steps.png")
+    figure, axis = plots.figure(size=(5.6, 3.2))
+    plots.learning_curve(axis, result.history["step"], result.history["loss"])
+    axis.set(xlabel="outer step", ylabel="meta-loss in training")
+    plots.save(figure, directory / "learning_curve.png")
