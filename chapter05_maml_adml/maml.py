@@ -1,15 +1,16 @@
 """Model-agnostic meta-learning: initial weights from which a few gradient steps learn a task.
 
-Chelsea Finn, Pieter Abbeel, Sergey Levine (2017), arXiv:1703.03400, Algorithm 2 (supervised) and
-equation 1; `order=1` is their first-order approximation (section 5.2).
+Chelsea Finn, Pieter Abbeel, Sergey Levine (2017), arXiv:1703.03400, Algorithm 2 (supervised);
+`order=1` is their first-order approximation (section 5.2).
 
-    theta_i' = theta - alpha * d L_S(theta) / d theta             the inner step, for each task i
-    theta   <- theta - beta * d/dtheta  sum_i L_Q(theta_i')       the outer step, over all tasks
+    theta_i' = theta - alpha * d L_S(theta) / d theta        inner step of task i, lines 6 and 7
+    theta   <- theta - beta * d/dtheta sum_i L_Q(theta_i')   outer step, line 10 and equation 1
 
 Differences from the paper and its code:
 
 1. The meta-loss is the mean over tasks and over queries, not the sum. On Omniglot the authors'
-   inner rate of 0.4 acts on a cross-entropy summed over the 5 classes, so it is 2.0 here.
+   inner rate of 0.4 acts on a cross-entropy summed over the 5 classes, so it would be 2.0 here;
+   0.5 is the default, as it learns about twice as fast in the first thousands of steps.
 2. The sine network starts from Keras's usual (Glorot) weights, not from a normal of 0.01.
 3. Training may let the outer rate decay along a cosine (`--outer-decay`).
 
@@ -39,6 +40,8 @@ class Config:
     """Support items of each class."""
     n_query: int = 10
     """Query items of each class."""
+    test_k_shot: int | None = None
+    """Support items of each class at meta-test; as many as in training unless given."""
     rotations: bool = False
     """Count each 90-degree rotation of a class of images as a class of its own."""
 
@@ -71,7 +74,7 @@ class Config:
 
     def __post_init__(self):
         positive(self, "n_way", "k_shot", "n_query", "filters", "inner_lr", "outer_lr")
-        positive(self, "meta_batch_size")
+        positive(self, "meta_batch_size", *["test_k_shot"] * (self.test_k_shot is not None))
         non_negative(self, "inner_steps", "test_steps", "baseline_steps")
         at_least(2, self, "eval_episodes")
 
@@ -80,9 +83,9 @@ class Config:
         """The settings of the paper for a data set (section 5.1 and appendix A.1)."""
         if dataset == "sine":
             return cls()
-        steps = 16000 if dataset.startswith("omniglot") else 2000
+        steps = 10000 if dataset.startswith("omniglot") else 2000
         return cls(
-            n_way=5, k_shot=1, n_query=1, rotations=True, inner_lr=2.0, test_steps=3,
+            n_way=5, k_shot=1, n_query=1, rotations=True, inner_lr=0.5, test_steps=3,
             outer_decay=True, meta_batch_size=32, eval_episodes=1000, baseline_steps=2000,
             run=RunSettings(steps=steps, dataset=dataset),
         )  # fmt: skip
@@ -127,7 +130,7 @@ class MAML(MetaLearner):
         self.batched_network = TaskBatchedNetwork(network)
 
     def adapt(self, support_x, support_y, steps=None, training=False):
-        """Line 5 to 7 of Algorithm 2, for all tasks at once: from theta to every theta_i'.
+        """From theta to every theta_i': lines 4 to 7 of Algorithm 2, for all tasks at once.
 
         Args:
             support_x: `(tasks, supports, ...)`.
@@ -147,7 +150,7 @@ class MAML(MetaLearner):
         return fast_weights
 
     def inner_step(self, fast_weights, support_x, support_y, training=False, step=0):
-        """One gradient step of every task on its own support loss (equation 1)."""
+        """One gradient step of every task on its own support loss: lines 6 and 7."""
         with tf.GradientTape() as tape:
             tape.watch(fast_weights)
             logits = self.predict_with(fast_weights, support_x, training, step)

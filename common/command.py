@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import UserError
-from common.results import Result, RunDirectory
+from common.results import Result
+from common.run_directory import RunDirectory
 from common.settings import PLACES, RunSettings, as_flags, flat
 
 import tyro

@@ -20,9 +20,12 @@ def samplers(config):
     """The episodes for meta-training and those for meta-test, of disjoint classes."""
     settings = config.run
     options = {"rotations": config.rotations, "seed": settings.seed}
-    numbers = (config.n_way, config.k_shot, config.n_query)
-    splits = [load(settings.dataset, name, settings.data_dir) for name in ("train", "test")]
-    return [EpisodeSampler(data, *numbers, **options) for data in splits]
+    shots = {"train": config.k_shot, "test": config.test_k_shot or config.k_shot}
+    data = {split: load(settings.dataset, split, settings.data_dir) for split in shots}
+    return [
+        EpisodeSampler(data[split], config.n_way, k_shot, config.n_query, **options)
+        for split, k_shot in shots.items()
+    ]
 
 
 def new_network(config, sampler):

@@ -11,8 +11,10 @@ so that an inner loop over tasks is a tensor operation instead of a Python loop.
 may become of a layer:
 
 - a layer with weights gets its twin from `common.task_layers`, if there is one;
-- any other layer with weights is mapped over the tasks (`MappedLayer`): slower, equal in result;
-- a layer without weights sees tasks and examples merged to one long batch (`MergedLayer`).
+- a layer of Keras without weights sees tasks and examples merged to one long batch
+  (`MergedLayer`);
+- any other layer or operation is mapped over the tasks (`MappedLayer`, `MappedOperation`):
+  slower, equal in result.
 """
 
 import inspect
@@ -65,9 +67,11 @@ def task_batched(network, n_tasks, *, batch_statistics=False):
         raise ValueError(f"n_tasks must be at least 1, got {n_tasks}.")
 
     def twin_of(layer):
+        if not isinstance(layer, keras.Layer):
+            return MappedOperation(layer, n_tasks)
         if isinstance(layer, keras.Model) and _is_graph(layer):
             return task_batched(layer, n_tasks, batch_statistics=batch_statistics)
-        if not getattr(layer, "weights", None):
+        if not layer.weights and _treats_examples_alone(layer):
             return MergedLayer(layer, n_tasks)
         twin = TWINS.get(type(layer))
         if twin is None or not twin.handles(layer):
@@ -76,7 +80,7 @@ def task_batched(network, n_tasks, *, batch_statistics=False):
 
     if not _is_graph(network):
         return MappedModel(network, n_tasks, batch_statistics)
-    graph = keras.Model(network.input, network.output, name=network.name)
+    graph = _graph_of(network)
     inputs = tree.map_structure(
         lambda tensor: keras.Input(
             batch_shape=(n_tasks, None, *tensor.shape[1:]), dtype=tensor.dtype
@@ -96,80 +100,86 @@ class MappedLayer(TaskLayer):
         self._original = lambda: layer  # in a closure, so that its weights are not ours as well
         self._takes = set(inspect.signature(layer.call).parameters)
 
-    def call(self, inputs, *others, mask=None, training=None, **options):
+    def call(self, *args, training=None, **options):
         layer = self._original()
         if self.batch_statistics and _normalizes_batches(layer):
             training = True
         if "training" in self._takes:
             options["training"] = training
-        if mask is not None and "mask" in self._takes:
-            options["mask"] = mask
+        if "mask" in self._takes and options.get("mask") is None:
+            options["mask"] = getattr(args[0], "_keras_mask", None)
         weights = [tf.convert_to_tensor(v) for v in self.trainable_variables]
         state = [tf.convert_to_tensor(v) for v in self.non_trainable_variables]
-        arguments = ((inputs, *others), options)
-        flat = tree.flatten(arguments)
-        mapped = [_has_task_axis(argument, self.n_tasks) for argument in flat]
 
-        def one_task(values):
-            weights, state, tensors = values
-            tensors = iter(tensors)
-            filled = [next(tensors) if has else fixed for has, fixed in zip(mapped, flat)]
-            args, kwargs = tree.pack_sequence_as(arguments, filled)
-            return layer.stateless_call(weights, state, *args, **kwargs)[0]
+        def one_task(weights, state, args, options):
+            return layer.stateless_call(weights, state, *args, **options)[0]
 
-        tensors = [argument for argument, has in zip(flat, mapped) if has]
-        return tf.vectorized_map(one_task, (weights, state, tensors))
+        has_task_axis = [True] * len(weights + state) + [
+            _has_task_axis(value, self.n_tasks) for value in tree.flatten((args, options))
+        ]
+        return _map_over_tasks(one_task, (weights, state, args, options), has_task_axis)
 
-    def compute_mask(self, inputs, mask=None):
-        return mask if self.supports_masking else None
+    def compute_mask(self, args, masks=None):
+        mask = masks[0] if isinstance(masks, tuple) and masks else masks
+        return self._original().compute_mask(args[0], mask) if args else None
+
+
+class MappedOperation(keras.Operation):
+    """A function of `keras.ops`, such as `x + y`, vectorised over the tasks."""
+
+    def __init__(self, operation, n_tasks):
+        super().__init__(name=operation.name)
+        self.operation, self.n_tasks = operation, n_tasks
+
+    def symbolic_call(self, *args, **options):
+        # Tensors of the graph have a task axis; numbers and arrays that stand in it have not.
+        arguments = tree.flatten((args, options))
+        self._has_task_axis = [isinstance(value, keras.KerasTensor) for value in arguments]
+        return super().symbolic_call(*args, **options)
+
+    def call(self, *args, **options):
+        def one_task(args, options):
+            return self.operation(*args, **options)
+
+        return _map_over_tasks(one_task, (args, options), self._has_task_axis)
 
 
 class MergedLayer(keras.layers.Layer):
-    """A layer, or operation, without weights: tasks and examples become one long batch."""
+    """A layer of Keras without weights: tasks and examples become one long batch."""
 
     def __init__(self, layer, n_tasks):
-        super().__init__(name=layer.name, dtype=getattr(layer, "dtype_policy", None))
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
         self.n_tasks = n_tasks
-        self.layer = layer
-        if isinstance(layer, keras.layers.Layer):
-            self.layer = type(layer).from_config(layer.get_config())
-            self.supports_masking = layer.supports_masking
-            self._takes = set(inspect.signature(layer.call).parameters)
-        else:
-            self._takes = set()
+        self.layer = type(layer).from_config(layer.get_config())
+        self.supports_masking = True  # `self.layer` knows; see `_merge` and `_split`
+        self._takes = set(inspect.signature(layer.call).parameters)
         self.built = True
 
     def build(self, *shapes):
         """Nothing is left to do: there are no weights."""
 
-    def call(self, *args, mask=None, training=None, **options):
+    def call(self, *args, training=None, **options):
         if "training" in self._takes:
             options["training"] = training
         if len(args) == 1 and isinstance(self.layer, CHANNELWISE):
             folded = folded_form(args[0])
             if folded is not None:
                 return unfold(self.layer(folded, **options), self.n_tasks)
-        if mask is not None and "mask" in self._takes:
-            options["mask"] = mask
         args, options = tree.map_structure(self._merge, (args, options))
         return tree.map_structure(self._split, self.layer(*args, **options))
 
-    def compute_mask(self, inputs, mask=None):
-        symbolic = any(isinstance(value, keras.KerasTensor) for value in tree.flatten(inputs))
-        if symbolic or not self.supports_masking:
-            return None  # masks are found anew in every call with real tensors
-        merged = tree.map_structure(self._merge, (inputs, mask))
-        return tree.map_structure(self._split, self.layer.compute_mask(*merged))
+    def compute_mask(self, args, masks=None):
+        """No other masks than those that come with the outputs."""
 
     def _merge(self, value):  # (tasks, examples, ...) -> (tasks * examples, ...)
         if not _has_task_axis(value, self.n_tasks):
             return value
-        return tf.reshape(value, [-1, *_sizes(value)[2:]])
+        merged = tf.reshape(value, [-1, *_sizes(value)[2:]])
+        return _with_mask(merged, value, self._merge)
 
     def _split(self, value):  # (tasks * examples, ...) -> (tasks, examples, ...)
-        if value is None:
-            return None
-        return tf.reshape(value, [self.n_tasks, -1, *_sizes(value)[1:]])
+        split = tf.reshape(value, [self.n_tasks, -1, *_sizes(value)[1:]])
+        return _with_mask(split, value, self._split)
 
 
 class MappedModel(keras.Model):
@@ -189,6 +199,19 @@ def _is_graph(network):
     return getattr(network, "inputs", None) is not None
 
 
+def _graph_of(network):
+    """The network by itself, even where it is part of another one."""
+    if isinstance(network, keras.Sequential):  # its `input` is that of its last use
+        return keras.Model(network.inputs[0], network.outputs[0], name=network.name)
+    return keras.Model(network.input, network.output, name=network.name)
+
+
+def _treats_examples_alone(layer):
+    """Whether no example influences another: true of Keras's own layers without weights."""
+    own = type(layer).__module__.startswith("keras.")
+    return own and not isinstance(layer, keras.layers.Lambda)
+
+
 def _normalizes_batches(layer):
     layers = layer._flatten_layers() if hasattr(layer, "_flatten_layers") else [layer]
     return any(isinstance(part, keras.layers.BatchNormalization) for part in layers)
@@ -197,6 +220,29 @@ def _normalizes_batches(layer):
 def _has_task_axis(value, n_tasks):
     shape = getattr(value, "shape", None)
     return shape is not None and len(shape) >= 2 and shape[0] == n_tasks
+
+
+def _map_over_tasks(function, arguments, has_task_axis):
+    """`function(*arguments)` for every task; arguments without a task axis are the same for all."""
+    flat = tree.flatten(arguments)
+
+    def one_task(tensors):
+        tensors = iter(tensors)
+        filled = [next(tensors) if has else value for has, value in zip(has_task_axis, flat)]
+        return function(*tree.pack_sequence_as(arguments, filled))
+
+    tensors = [value for value, has in zip(flat, has_task_axis) if has]
+    if tensors[0].shape[0] == 1:  # `vectorized_map` would not vectorise, and make sparse gradients
+        return tree.map_structure(lambda value: value[None], one_task([v[0] for v in tensors]))
+    return tf.vectorized_map(one_task, tensors, warn=False)
+
+
+def _with_mask(tensor, source, reshape):
+    """The tensor, with the mask of its source."""
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None:
+        tensor._keras_mask = reshape(mask)
+    return tensor
 
 
 def _sizes(tensor):
@@ -219,7 +265,7 @@ def _check_alignment(network, twin):
 class TaskBatchedNetwork:
     """Runs a network with the weights of many tasks at once, whatever their number.
 
-    Keeps one twin for every number of tasks that it met.
+    Keeps one twin for every number of tasks, and every choice of frozen layers, that it met.
 
     Args:
         network: The built Keras model.
@@ -249,12 +295,14 @@ class TaskBatchedNetwork:
             `(tasks, examples, outputs)`.
         """
         n_tasks = weights[0].shape[0]
-        if n_tasks not in self._twins:
+        trainable = tuple(v.trainable for v in self.network.variables)  # may be frozen later
+        if (n_tasks, trainable) not in self._twins:
             with tf.init_scope():
-                self._twins[n_tasks] = task_batched(self.network, n_tasks, batch_statistics=True)
-        twin = self._twins[n_tasks]
+                twin = task_batched(self.network, n_tasks, batch_statistics=True)
+                self._twins[n_tasks, trainable] = twin
+        twin = self._twins[n_tasks, trainable]
         state = [
-            _noise_state(ours, noise)
+            _noise_state(theirs, ours.shape, noise)
             if ours.name == "seed_generator_state"
             # Frozen weights may have changed since the twin was made: take today's.
             else tf.broadcast_to(theirs.value, ours.shape)
@@ -265,7 +313,9 @@ class TaskBatchedNetwork:
         return twin.stateless_call(weights, state, inputs, training=training)[0]
 
 
-def _noise_state(variable, noise):
-    """The state of a seed generator after `noise` blocks of numbers."""
-    step = tf.cast(noise, variable.dtype) * tf.ones_like(variable.value)
-    return variable.value + step * tf.constant([0, 1], variable.dtype)
+def _noise_state(variable, shape, noise):
+    """The state of a seed generator after `noise` blocks of numbers, or of one for each task."""
+    state = variable.value + tf.cast(noise, variable.dtype) * tf.constant([0, 1], variable.dtype)
+    if len(shape) == 2:
+        state += tf.range(shape[0], dtype=variable.dtype)[:, None] * [1, 0]
+    return state

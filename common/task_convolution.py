@@ -38,7 +38,8 @@ def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
     """
     options = (tuple(strides), padding.upper(), tuple(dilations))
     few = inputs.shape[1] is not None and inputs.shape[1] <= FEW_EXAMPLES
-    if groups == 1 and (few or not grouped_convolution_works()):
+    dilated = max(dilations) > 1  # TensorFlow cannot differentiate these on a CPU
+    if groups == 1 and (few or dilated or not grouped_convolution_works()):
         return patch_convolution(inputs, kernel, *options)
     folded = grouped_convolution(fold(inputs), kernel, *options)
     return unfold(folded, kernel.shape[0])
@@ -55,39 +56,48 @@ def patch_convolution(inputs, kernel, strides, padding, dilations):
     padded_width = images.shape[2]
     # The pixels under the filter, for every place of it: (rows, columns, tall, wide).
     pixels = rows[:, None, :, None] * padded_width + columns[None, :, None, :]
-    pieces = gather_pixels(
-        tf.reshape(images, [-1, images.shape[1] * padded_width, channels]), pixels.ravel()
+    pixels = pixels.reshape(-1, kernel_height * kernel_width)
+    patches = gather_patches(
+        tf.reshape(images, [-1, images.shape[1] * padded_width, channels]), pixels
     )
-    size = kernel_height * kernel_width * channels
-    patches = tf.reshape(pieces, [n_tasks, -1, size])  # (tasks, examples * places, size)
-    outputs = patches @ tf.reshape(kernel, [n_tasks, size, filters])
+    n_places, size = patches.shape[1:]
+    outputs = tf.reshape(patches, [n_tasks, -1, size]) @ tf.reshape(
+        kernel, [n_tasks, size, filters]
+    )
+    outputs = tf.reshape(outputs, [n_tasks, -1, n_places, filters])[:, :, :-1]
     return tf.reshape(outputs, [n_tasks, -1, len(rows), len(columns), filters])
 
 
-def gather_pixels(images, pixels):
-    """`tf.gather(images, pixels, axis=1)` whose gradient, too, is gathered instead of scattered.
+def gather_patches(images, pixels):
+    """Patches of images, with a gradient that is gathered, too, instead of scattered.
 
-    Each is the other's transpose, so any order of derivative stays within these two.
+    Each of the two is the other's transpose, so any order of derivative stays within them. There
+    is one patch more than asked for, which the caller must throw away. Its gradient then is zero,
+    and a pixel that lies in fewer patches than others takes it in place of those it lacks.
 
     Args:
         images: `(images, pixels, channels)`.
-        pixels: NumPy integers, `(places,)`; a pixel may be asked for several times.
+        pixels: NumPy integers `(patches, size)`, the pixels of each patch.
 
     Returns:
-        `(images, places, channels)`.
+        `(images, patches + 1, size * channels)`, the last patch to be ignored.
     """
-    places = _places_of(tuple(pixels.tolist()), images.shape[1])  # (most uses, pixels)
+    n_patches, size = pixels.shape
+    n_pixels, channels = images.shape[1:]
+    indices = np.append(pixels.ravel(), [0] * size)
+    uses = _uses_of_pixels(tuple(pixels.ravel().tolist()), n_pixels)  # (most uses, pixels)
 
     @tf.custom_gradient
-    def forward(images):
-        return tf.gather(images, pixels, axis=1), transpose
+    def gather(images):
+        gathered = tf.gather(images, indices, axis=1)
+        return tf.reshape(gathered, [-1, n_patches + 1, size * channels]), transpose
 
     @tf.custom_gradient
-    def transpose(pieces):
-        padded = tf.pad(pieces, [[0, 0], [0, 1], [0, 0]])  # a place of zeros for "no use"
-        return tf.add_n([tf.gather(padded, use, axis=1) for use in places]), forward
+    def transpose(patches):
+        pieces = tf.reshape(patches, [-1, (n_patches + 1) * size, channels])
+        return tf.add_n([tf.gather(pieces, use, axis=1) for use in uses]), gather
 
-    return forward(images)
+    return gather(images)
 
 
 def grouped_convolution(folded, kernel, strides, padding, dilations):
@@ -151,8 +161,8 @@ def _window(axis, padding):
 
 
 @cache
-def _places_of(pixels, n_pixels):
-    """For every pixel the places that use it, filled up with `len(pixels)`: (most, n_pixels)."""
+def _uses_of_pixels(pixels, n_pixels):
+    """Where in `pixels` each pixel stands, filled up with `len(pixels)`: (most, n_pixels)."""
     uses = [[] for _ in range(n_pixels)]
     for place, pixel in enumerate(pixels):
         uses[pixel].append(place)

@@ -97,7 +97,8 @@ class TaskConv2D(TaskLayer):
 
     @staticmethod
     def handles(layer):
-        groups = layer.groups == 1 or grouped_convolution_works()
+        undilated = max(layer.dilation_rate) == 1 and grouped_convolution_works()
+        groups = layer.groups == 1 or undilated
         return layer.data_format == "channels_last" and groups and _plain_weights(layer)
 
     def call(self, inputs):
@@ -149,7 +150,8 @@ class TaskBatchNormalization(TaskLayer):
 
     def call(self, inputs, training=None, mask=None):
         gamma, beta = self.weight("gamma"), self.weight("beta")
-        if self.batch_statistics and folded_form(inputs) is not None:
+        fusible = self.compute_dtype != "float64" and folded_form(inputs) is not None
+        if self.batch_statistics and fusible:
             # Every channel of every task is normalised by itself: one fused operation for all.
             folded = fold(inputs)
             ones = tf.ones(folded.shape[-1:])
@@ -160,7 +162,7 @@ class TaskBatchNormalization(TaskLayer):
             )
             return unfold(fused[0], self.n_tasks)
 
-        inputs = tf.cast(inputs, tf.float32)
+        inputs = _precise(inputs)
         learning = training and self.trainable and not self.batch_statistics
         if learning or self.batch_statistics:
             axes = list(range(1, len(inputs.shape) - 1))
@@ -203,11 +205,10 @@ class TaskLayerNormalization(TaskLayer):
         axes = [axis % rank if axis < 0 else axis + 1 for axis in axes]
         shape = [self.n_tasks] + [inputs.shape[a] if a in axes else 1 for a in range(1, rank)]
         gamma, beta = (
-            None if weight is None else tf.reshape(tf.cast(weight, tf.float32), shape)
+            None if weight is None else tf.reshape(_precise(weight), shape)
             for weight in (self.weight("gamma"), self.weight("beta"))
         )
-        inputs = tf.cast(inputs, tf.float32)
-        centred, variance = _centre_and_variance(inputs, axes)
+        centred, variance = _centre_and_variance(_precise(inputs), axes)
         outputs = _scale_and_shift(centred, variance, self.config["epsilon"], gamma, beta)
         return tf.cast(outputs, self.compute_dtype)
 
@@ -236,6 +237,11 @@ def _shift_channels(plain, bias):
     if folded is None:
         return plain + _per_channel(bias, plain)
     return unfold(tf.nn.bias_add(folded, tf.reshape(bias, [-1])), plain.shape[0])
+
+
+def _precise(tensor):
+    """At least float32: statistics need the precision."""
+    return tf.cast(tensor, keras.backend.result_type(tensor.dtype, "float32"))
 
 
 def _per_channel(weight, inputs):
@@ -283,7 +289,9 @@ def _mean_square(inputs, axes):
     @tf.custom_gradient
     def mean_square(inputs):
         result = tf.reduce_mean(tf.square(inputs), axes, keepdims=True)
-        share = 2.0 * tf.cast(tf.size(result), tf.float32) / tf.cast(tf.size(inputs), tf.float32)
+        share = (
+            2.0 * tf.cast(tf.size(result), result.dtype) / tf.cast(tf.size(inputs), result.dtype)
+        )
         return result, lambda gradient: (gradient * share) * inputs
 
     return mean_square(inputs)
