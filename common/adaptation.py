@@ -4,6 +4,8 @@ Everything here asks of a learner what `chapter05_maml_adml.maml.MAML` and its v
 `adapt`, `inner_step` and `predict_with`.
 """
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
@@ -19,18 +21,25 @@ def scores_by_step(learner, episodes, steps=10):
     Returns:
         NumPy `(n_episodes, steps + 1)`.
     """
+    # Graphs of one step and of its scores: one of all steps takes seconds to make. `partial`,
+    # because TensorFlow warns if it meets the same function again, with every learner.
+    inner_step = tf.function(partial(learner.inner_step))
+    task_scores = tf.function(partial(_task_scores, learner))
 
-    @tf.function
     def scores(episode):
-        return tf.stack(
-            [
-                learner.task_scores(episode.query_y, predictions)
-                for predictions in _predictions(learner, episode, steps)
-            ],
-            axis=1,
-        )
+        fast_weights = learner.adapt(episode.support_x, episode.support_y, steps=0)
+        found = [task_scores(fast_weights, episode)]
+        for _ in range(steps):
+            fast_weights = inner_step(fast_weights, episode.support_x, episode.support_y)
+            found.append(task_scores(fast_weights, episode))
+        return np.stack(found, axis=1)
 
     return np.concatenate([scores(episode) for episode in episodes])
+
+
+def _task_scores(learner, fast_weights, episode):
+    predictions = learner.predict_with(fast_weights, episode.query_x)
+    return learner.task_scores(episode.query_y, predictions)
 
 
 def predictions_by_step(learner, episode, steps=10):

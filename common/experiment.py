@@ -134,7 +134,7 @@ def _wave(learners, sampler, index):
 def draw(result, config, directory):
     """Saves the figures of a run: example tasks, score by inner steps, learning curve."""
     extra, names = result.extra, list(result.extra["curves"])
-    curves = {name: [Estimate(*e) for e in curve] for name, curve in extra["curves"].items()}
+    curves = {name: [_estimate(e) for e in curve] for name, curve in extra["curves"].items()}
     if "waves" in extra:
         figure = adaptation_figures.draw_waves(extra["waves"], names[:2])
         plots.save(figure, directory / "waves.png")
@@ -152,3 +152,8 @@ def draw(result, config, directory):
     plots.learning_curve(axis, result.history["step"], result.history["loss"])
     axis.set(xlabel="outer step", ylabel="meta-loss in training")
     plots.save(figure, directory / "learning_curve.png")
+
+
+def _estimate(value):
+    """An `Estimate` as `measure` left it, or as it comes back from `result.json`."""
+    return Estimate(**value) if isinstance(value, dict) else value

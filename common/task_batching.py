@@ -295,12 +295,7 @@ class TaskBatchedNetwork:
             `(tasks, examples, outputs)`.
         """
         n_tasks = weights[0].shape[0]
-        trainable = tuple(v.trainable for v in self.network.variables)  # may be frozen later
-        if (n_tasks, trainable) not in self._twins:
-            with tf.init_scope():
-                twin = task_batched(self.network, n_tasks, batch_statistics=True)
-                self._twins[n_tasks, trainable] = twin
-        twin = self._twins[n_tasks, trainable]
+        twin = self._twin(n_tasks)
         state = [
             _noise_state(theirs, ours.shape, noise)
             if ours.name == "seed_generator_state"
@@ -311,6 +306,23 @@ class TaskBatchedNetwork:
             )
         ]
         return twin.stateless_call(weights, state, inputs, training=training)[0]
+
+    def _twin(self, n_tasks):
+        trainable = tuple(v.trainable for v in self.network.variables)  # may be frozen later
+        key = (n_tasks, trainable)
+
+        # Only in the first trace of a function may variables be made, and what calls us may be
+        # traced for the second time: hence a function of our own.
+        @tf.function(autograph=False)
+        def make_twin():
+            with tf.init_scope():
+                if key not in self._twins:
+                    self._twins[key] = task_batched(self.network, n_tasks, batch_statistics=True)
+
+        if key not in self._twins:
+            with tf.init_scope():
+                make_twin.get_concrete_function()
+        return self._twins[key]
 
 
 def _noise_state(variable, shape, noise):

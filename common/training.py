@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from common.errors import UserError
@@ -16,7 +17,12 @@ def prepare(settings):
 
     Args:
         settings: The script's `RunSettings`.
+
+    Raises:
+        UserError: If the seed is too large.
     """
+    if settings.seed >= 2**30:
+        raise UserError(f"--seed must be at most {2**30 - 1}, got {settings.seed}")
     keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
     half = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
@@ -78,9 +84,16 @@ def train(
         )
         done = int(learner.optimizer.iterations)
     if directory is not None:
-        with atomic_path(Path(directory) / "learner.weights.h5") as temporary:
-            learner.save_weights(temporary)
+        _save_weights(learner, Path(directory) / "learner.weights.h5")
     return history
+
+
+def _save_weights(learner, path):
+    variables = [*learner.variables, *learner.optimizer.variables]
+    room = 2 * sum(v.numpy().nbytes for v in variables) + 2**17  # more than the file takes
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(bytes(room))  # fails on a full disk, where HDF5 would crash Python
+        learner.save_weights(temporary)
 
 
 class History(keras.callbacks.Callback):
@@ -110,8 +123,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         older = list(self.folder.glob("step-*"))
         stem = f"step-{int(self.model.optimizer.iterations):08d}"
-        with atomic_path(self.folder / f"{stem}.weights.h5") as temporary:
-            self.model.save_weights(temporary)
+        _save_weights(self.model, self.folder / f"{stem}.weights.h5")
         with atomic_path(self.folder / f"{stem}.json") as temporary:
             temporary.write_text(json.dumps(self.history))
         for path in older:
@@ -128,9 +140,11 @@ class Checkpoint(keras.callbacks.Callback):
             return
         weights = newest.with_suffix(".weights.h5")
         try:
-            learner.load_weights(weights)
+            with warnings.catch_warnings():  # where Keras only warns, weights would stay as they are
+                warnings.filterwarnings("error", "Skipping")
+                learner.load_weights(weights)
             history = json.loads(newest.read_text())
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, UserWarning) as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{weights} is damaged, or of another network than this {learner.network.name}: "

@@ -1,5 +1,7 @@
 """The networks of the chapters have the shapes, sizes and seeds that the papers' have."""
 
+import itertools
+
 from common.errors import UserError
 from common.networks import conv4, mlp
 
@@ -67,14 +69,14 @@ def test_examples_do_not_influence_one_another(norm):
 @pytest.mark.parametrize("make", [mlp, conv4])
 def test_seed_decides_the_weights(make):
     first, again, other = make(seed=1), make(seed=1), make(seed=2)
-    for a, b in zip(first.weights, again.weights):
+    for a, b in zip(first.get_weights(), again.get_weights()):
         np.testing.assert_array_equal(a, b)
-    kernels = [v for v in zip(first.weights, other.weights) if v[0].name == "kernel"]
-    assert all(np.any(np.array(a) != np.array(b)) for a, b in kernels)
-    within = [np.array(a) for a, _ in kernels]
-    for one in range(len(within)):  # each layer draws its own
-        for two in range(one):
-            assert within[one].shape != within[two].shape or np.any(within[one] != within[two])
+    kernels = [
+        [v.numpy() for v in network.weights if v.name == "kernel"] for network in (first, other)
+    ]
+    assert all(np.any(a != b) for a, b in zip(*kernels))
+    for one, two in itertools.combinations(kernels[0], 2):  # each layer draws its own
+        assert one.shape != two.shape or np.any(one != two)
 
 
 def test_networks_are_plain_keras_models(tmp_path):

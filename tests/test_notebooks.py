@@ -62,6 +62,17 @@ def defined_names(tree):
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
+def definitions(text):
+    """Every class, function and method in `text`, without docstrings, comments and layout."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+            found.add(ast.dump(node))
+    return found
+
+
 def imported_from(tree, module):
     return {
         alias.name
@@ -119,6 +130,21 @@ def test_imports_the_algorithm_and_copies_none_of_it(path):
     assert "show_source" in imported_from(tree, "common.notebooks")
     copied = defined_names(tree) & defined_names(ast.parse(script.read_text(encoding="utf-8")))
     assert not copied
+
+
+@every_notebook
+def test_shown_source_is_that_of_today(path):
+    shown = [
+        output.data["text/plain"]
+        for cell in code_cells(read(path))
+        for output in cell.outputs
+        if "show_source(" in cell.source and "data" in output
+    ]
+    scripts = [*path.parent.glob("*.py"), *(ROOT / "common").glob("*.py")]
+    today = set().union(*(definitions(script.read_text(encoding="utf-8")) for script in scripts))
+    assert shown
+    for text in shown:
+        assert definitions(text) <= today, f"the source has changed, `make notebooks`:\n{text}"
 
 
 @every_notebook

@@ -128,7 +128,6 @@ def test_own_images_from_command_to_prediction(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     exec(compile(snippet, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
-    # 0.jpg of those asked about is the very image that is known by this name.
     assert [line.split(" looks")[0] for line in lines] == ["0.jpg", "1.jpg", "2.jpg"]
     listed = re.findall(r"^    (\S+\.(?:json|png|h5))", TEXT, re.MULTILINE)
     (run,) = Path("outputs", "maml").iterdir()

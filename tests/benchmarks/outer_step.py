@@ -40,7 +40,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-N_TASKS, N_WAY, FILTERS, INNER_LR, OUTER_LR = 32, 5, 64, 0.4, 0.001
+N_TASKS, N_WAY, FILTERS, INNER_LR, OUTER_LR = 32, 5, 64, 0.01, 0.001
 QUERIES = (5, 75)  # n_query of 1 and 15
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -48,9 +48,9 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 def random_episode(n_queries):
     random = np.random.default_rng(0)
 
-    def items(n):
-        x = random.uniform(size=(N_TASKS, n, 28, 28, 1)).astype(np.float32)
-        return x, np.tile(np.arange(n, dtype=np.int32) % N_WAY, (N_TASKS, 1))
+    def items(n):  # patterns of black and white squares
+        x = random.integers(0, 2, (N_TASKS, n, 7, 7, 1)).repeat(4, axis=2).repeat(4, axis=3)
+        return x.astype(np.float32), np.tile(np.arange(n, dtype=np.int32) % N_WAY, (N_TASKS, 1))
 
     return Episode(*items(N_WAY), *items(n_queries))
 
@@ -87,7 +87,7 @@ def map_fn(episode):
 def vectorized_map(episode):
     """The ordinary Keras network, vectorised by TensorFlow."""
     learner = _learner(PlainMAML)
-    learner.map_tasks = tf.vectorized_map
+    learner.map_tasks = lambda f, tasks: tf.vectorized_map(f, tasks, warn=False)
     with mock.patch.object(tf.nn, "moments", exact_moments):
         return _outer_step(learner, episode)
 
@@ -128,7 +128,7 @@ def torch_vmap(episode):
 
     torch.set_num_threads(CORES)
     weights = [
-        torch.tensor(to_torch(np.array(v))).requires_grad_() for v in _network().trainable_variables
+        torch.tensor(to_torch(v.numpy())).requires_grad_() for v in _network().trainable_variables
     ]
     optimizer = torch.optim.Adam(weights, OUTER_LR)
     to_channels_first = (0, 1, 4, 2, 3)
@@ -253,17 +253,20 @@ def flops_of_task(n_queries):
 
 
 def compare(functions):
-    """The largest difference of each contestant's meta-gradient to the first one's, relative."""
-    names = list(functions)
-    results = {name: functions[name]() for name in names}
-    loss, gradients = results[names[0]]
-    scale = max(np.abs(g).max() for g in gradients)
-    for name in names[1:]:
-        other_loss, others = results[name]
-        difference = max(np.abs(a - b).max() for a, b in zip(gradients, others)) / scale
+    """Ends the program unless all contestants have the loss and meta-gradient of the first."""
+    first, *others = functions
+    loss, gradients = functions[first]()
+    for name in others:
+        other_loss, other_gradients = functions[name]()
+        difference = norm([a - b for a, b in zip(gradients, other_gradients)]) / norm(gradients)
         print(f"  {name:20} loss {other_loss:.6f}, meta-gradient differs by {difference:.1e}")
-        if abs(other_loss - loss) > 1e-3 or difference > 1e-3:
-            raise SystemExit(f"{name} computes something else than {names[0]} (loss {loss:.6f})")
+        # Not by rounding alone: a ReLU at its kink may fall to either side.
+        if abs(other_loss - loss) > 1e-4 or difference > 5e-3:
+            raise SystemExit(f"{name} computes something else than {first} (loss {loss:.6f})")
+
+
+def norm(gradients):
+    return np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients))
 
 
 def measure(steps, rounds, seconds=0.5):
