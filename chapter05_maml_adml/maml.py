@@ -56,6 +56,8 @@ class Config:
     """Inner steps in training."""
     test_steps: int = 1
     """Inner steps at test time."""
+    later_lr_factor: float = 1.0
+    """Factor on the inner rate from the second inner step on."""
     order: int = 2
     """2: exact meta-gradient; 1: first-order MAML."""
 
@@ -74,6 +76,7 @@ class Config:
 
     def __post_init__(self):
         positive(self, "n_way", "k_shot", "n_query", "filters", "inner_lr", "outer_lr")
+        positive(self, "later_lr_factor")
         positive(self, "meta_batch_size", *["test_k_shot"] * (self.test_k_shot is not None))
         non_negative(self, "inner_steps", "test_steps", "baseline_steps")
         at_least(2, self, "eval_episodes")
@@ -109,24 +112,37 @@ class MAML(MetaLearner):
         order: 2 for the exact meta-gradient, 1 for its first-order approximation.
         loss: None for cross-entropy on integer labels and logits, otherwise any Keras loss.
         test_steps: Inner steps outside training; by default as many as in training.
+        later_lr_factor: Factor on the rate from the second inner step on. The authors' code
+            halves it so in reinforcement learning: what one step is trained to do can be too
+            steep for several.
 
     Raises:
-        UserError: If the rate or a number of steps is negative, or the order neither 1 nor 2.
+        UserError: If a rate or a number of steps is negative, or the order neither 1 nor 2.
     """
 
     def __init__(
-        self, network, inner_lr, inner_steps=1, order=2, loss=None, test_steps=None, **options
+        self,
+        network,
+        inner_lr,
+        inner_steps=1,
+        order=2,
+        loss=None,
+        test_steps=None,
+        later_lr_factor=1.0,
+        **options,
     ):
         super().__init__(network, loss, **options)
-        if inner_lr < 0 or inner_steps < 0 or (test_steps or 0) < 0:
+        numbers = (inner_lr, inner_steps, test_steps or 0, later_lr_factor)
+        if min(numbers) < 0:
             raise UserError(
-                "inner_lr, inner_steps and test_steps must not be negative; got "
-                f"{inner_lr}, {inner_steps} and {test_steps}."
+                "inner_lr, inner_steps, test_steps and later_lr_factor must not be negative; got "
+                f"{', '.join(map(str, numbers))}."
             )
         if order not in (1, 2):
             raise UserError(f"order must be 1 (first-order) or 2 (exact); got {order!r}.")
         self.inner_lr, self.inner_steps, self.order = inner_lr, inner_steps, order
         self.test_steps = inner_steps if test_steps is None else test_steps
+        self.later_lr_factor = later_lr_factor
         self.batched_network = TaskBatchedNetwork(network)
 
     def adapt(self, support_x, support_y, steps=None, training=False):
@@ -161,6 +177,8 @@ class MAML(MetaLearner):
         )
         if self.order == 1:  # the paper's first-order MAML: no derivative of the gradient
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
+        if step > 0:
+            gradients = [self.later_lr_factor * gradient for gradient in gradients]
         return self.inner_update(fast_weights, gradients)
 
     def inner_update(self, weights, gradients):
@@ -180,7 +198,7 @@ class MAML(MetaLearner):
         return self.batched_network(fast_weights, inputs, training=training, noise=noise)
 
     def get_config(self):
-        names = ("inner_lr", "inner_steps", "order", "test_steps")
+        names = ("inner_lr", "inner_steps", "order", "test_steps", "later_lr_factor")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -209,7 +227,8 @@ def run(config, directory=None, progress=False):
 def new_learner(config, sampler):
     """An untrained MAML, its weights decided by the seed."""
     network, loss = experiment.new_network(config, sampler)
-    return MAML(network, config.inner_lr, config.inner_steps, config.order, loss, config.test_steps)
+    rates = (config.inner_lr, config.inner_steps, config.order)
+    return MAML(network, *rates, loss, config.test_steps, config.later_lr_factor)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,11 @@ def scores_by_step(learner, episodes, steps=10):
     def scores(episode):
         fast_weights = learner.adapt(episode.support_x, episode.support_y, steps=0)
         found = [task_scores(fast_weights, episode)]
-        for _ in range(steps):
-            fast_weights = inner_step(fast_weights, episode.support_x, episode.support_y)
+        for step in range(steps):
+            later = min(step, 1)  # all later steps are alike, and share one graph
+            fast_weights = inner_step(
+                fast_weights, episode.support_x, episode.support_y, step=later
+            )
             found.append(task_scores(fast_weights, episode))
         return np.stack(found, axis=1)
 
@@ -62,5 +65,7 @@ def _predictions(learner, episode, steps):
     fast_weights = learner.adapt(episode.support_x, episode.support_y, steps=0)
     for step in range(steps + 1):
         if step:
-            fast_weights = learner.inner_step(fast_weights, episode.support_x, episode.support_y)
+            fast_weights = learner.inner_step(
+                fast_weights, episode.support_x, episode.support_y, step=step - 1
+            )
         yield learner.predict_with(fast_weights, episode.query_x)
