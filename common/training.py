@@ -140,8 +140,8 @@ class Checkpoint(keras.callbacks.Callback):
             return
         weights = newest.with_suffix(".weights.h5")
         try:
-            with warnings.catch_warnings():  # where Keras only warns, weights would stay as they are
-                warnings.filterwarnings("error", "Skipping")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Skipping")  # or weights would stay as they are
                 learner.load_weights(weights)
             history = json.loads(newest.read_text())
         except (OSError, KeyError, ValueError, UserWarning) as error:

@@ -1,7 +1,5 @@
 """Every mistake ends in one line that says what to do, status 2, and nothing half written."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +7,6 @@ from pathlib import Path
 
 from chapter05_maml_adml import maml
 from common import command, experiment, files, networks
-from common.results import Result
 
 import cv2
 import keras
@@ -79,11 +76,13 @@ def make_images(folder, n_classes, n_items):
     ("flags", "words"),
     [
         (["--k-shot", "0"], "--k-shot must be at least 1, got 0"),
+        (["--test-k-shot", "0"], "--test-k-shot must be at least 1, got 0"),
         (["--n-query", "0"], "--n-query must be at least 1, got 0"),
         (["--n-way", "0"], "--n-way must be at least 1, got 0"),
         (["--inner-lr", "-0.1"], "--inner-lr must be greater than 0, got -0.1"),
         (["--outer-lr", "-0.1"], "--outer-lr must be greater than 0, got -0.1"),
         (["--outer-lr", "nan"], "--outer-lr must be a finite number, got nan"),
+        (["--later-lr-factor", "-1"], "--later-lr-factor must be greater than 0, got -1.0"),
         (["--inner-steps", "-1"], "--inner-steps must be at least 0, got -1"),
         (["--test-steps", "-1"], "--test-steps must be at least 0, got -1"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
@@ -162,10 +161,10 @@ def test_too_few_classes_or_images(place, refused, n_classes, n_items, flags, wo
     assert leftovers(place / "outputs") == []
 
 
-@pytest.mark.parametrize("content", ["no image", ""])
+@pytest.mark.parametrize("content", [b"no image", b""])
 def test_corrupt_image_is_named(place, refused, content):
     name = make_images(place / "images", 15, 2)
-    (place / "images" / "class03" / "1.png").write_text(content)
+    (place / "images" / "class03" / "1.png").write_bytes(content)
     message = refused("--dataset", name)
     assert message == (
         f"Expected an image in {place}/images/class03/1.png, but it is damaged or of another "

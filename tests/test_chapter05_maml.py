@@ -109,6 +109,15 @@ def test_one_inner_step_worked_by_hand(support, query, adapted, query_loss, firs
         np.testing.assert_allclose(meta_gradient(learner, episode), [[[gradient]]], rtol=1e-5)
 
 
+def test_later_inner_steps_may_be_smaller():
+    # L_S = (theta - 3)^2: theta = 0, then 0.6, then 0.6 + 0.1 * 0.5 * 4.8
+    support = one_task((1, 3), (1, 1))[:2]
+    learner = MAML(linear_network(), inner_lr=0.1, loss="mse", later_lr_factor=0.5)
+    for steps, adapted in ((1, 0.6), (2, 0.84)):
+        (fast_weight,) = learner.adapt(*support, steps=steps)
+        np.testing.assert_allclose(fast_weight, [[[adapted]]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_several_inner_steps_on_a_quadratic_are_a_product_of_matrices(order):
     # The Hessian H of the support loss is constant; K steps give (I - alpha H)^K g_Q(theta_K),
@@ -370,6 +379,7 @@ def test_a_weight_that_nothing_depends_on_stays_and_stops_nothing(order):
         ({"inner_lr": -0.1}, "inner_lr"),
         ({"inner_steps": -1}, "inner_steps"),
         ({"test_steps": -1}, "test_steps"),
+        ({"later_lr_factor": -1.0}, "later_lr_factor"),
         ({"order": 3}, "order"),
         ({"order": 0}, "order"),
     ],

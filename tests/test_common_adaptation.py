@@ -36,10 +36,11 @@ def case(request):
 def test_scores_by_step_are_those_of_each_number_of_steps(case):
     network, loss, episodes, rate = case
     before = network.get_weights()
-    scores = adaptation.scores_by_step(MAML(network, rate, loss=loss), episodes, steps=3)
+    options = {"loss": loss, "later_lr_factor": 0.5}
+    scores = adaptation.scores_by_step(MAML(network, rate, **options), episodes, steps=3)
     assert scores.shape == (5, 4)
     for steps in range(4):
-        learner = MAML(network, rate, loss=loss, test_steps=steps)
+        learner = MAML(network, rate, test_steps=steps, **options)
         np.testing.assert_allclose(scores[:, steps], learner.episode_scores(episodes), rtol=1e-4)
     for weight, old in zip(network.get_weights(), before):
         np.testing.assert_array_equal(weight, old)
@@ -48,12 +49,13 @@ def test_scores_by_step_are_those_of_each_number_of_steps(case):
 def test_predictions_by_step_are_those_of_each_number_of_steps(case):
     network, loss, episodes, rate = case
     episode = Episode(*(part[0].numpy() for part in next(iter(episodes))))
-    learner = MAML(network, rate, loss=loss)
+    options = {"loss": loss, "later_lr_factor": 0.5}
+    learner = MAML(network, rate, **options)
     predictions = adaptation.predictions_by_step(learner, episode, steps=3)
     assert isinstance(predictions, np.ndarray)
     assert predictions.shape == (4, len(episode.query_x), 1 if loss else 3)
     for steps in range(4):
-        learner = MAML(network, rate, loss=loss, test_steps=steps)
+        learner = MAML(network, rate, test_steps=steps, **options)
         alone = learner.predict_task(*episode[:3])
         here = predictions[steps] if loss else tf.nn.softmax(predictions[steps])
         np.testing.assert_allclose(here, alone, rtol=1e-4, atol=1e-6)

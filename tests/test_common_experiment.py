@@ -27,6 +27,11 @@ def test_splits_of_waves_are_different_waves():
     assert not np.allclose(train.episode(0).query_y, test.episode(0).query_y)
 
 
+def test_test_tasks_may_have_other_shots():
+    train, test = experiment.samplers(replace(Config(), test_k_shot=5))
+    assert (train.k_shot, test.k_shot) == (10, 5)
+
+
 def test_networks_are_those_of_the_paper_and_decided_by_the_seed():
     config = Config()
     sampler = experiment.samplers(config)[0]
