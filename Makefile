@@ -44,7 +44,7 @@ lint: $(VENV)/.ready-dev ## check the style of the code
 	$(VENV)/bin/python -m ruff format --check .
 
 notebooks: $(VENV)/.ready-dev ## run every notebook top to bottom and keep its outputs
-	$(VENV)/bin/python -m jupyter nbconvert --to notebook --execute --inplace \
+	$(VENV)/bin/python -m jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace \
 	  $(filter-out %/exercises.ipynb,$(wildcard chapter*/*.ipynb))
 
 results: $(VENV)/.ready ## rewrite the README's table from the committed result files

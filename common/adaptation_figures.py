@@ -21,7 +21,7 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
         The matplotlib figure.
     """
     figure, axes = plots.figure(
-        len(learners), len(waves), size=(3.6, 2.6), squeeze=False, sharex=True, sharey="col"
+        len(learners), len(waves), size=(3.6, 2.6), squeeze=False, sharex="col", sharey="col"
     )
     colors = plots.shades("after", len(steps) - 1)
     for row, name in zip(axes, learners, strict=True):
@@ -39,7 +39,7 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
     for axis in axes[-1]:
         axis.set_xlabel("x")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -65,5 +65,5 @@ def draw_steps(curves, score, reference=None):
         axis.annotate(name, (len(estimates) - 1, value), ha="right", va="bottom", color="#666666")
     axis.set(xlabel="inner steps at test time", ylabel=score)
     axis.set_ylim(bottom=0)
-    axis.legend()
+    axis.legend(frameon=False)
     return figure

@@ -138,16 +138,17 @@ class Checkpoint(keras.callbacks.Callback):
         newest = max(self.folder.glob("step-*.json"), default=None)
         if newest is None:
             return
-        weights = newest.with_suffix(".weights.h5")
+        path = newest
         try:
+            history = json.loads(path.read_text())
+            path = newest.with_suffix(".weights.h5")
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Skipping")  # or weights would stay as they are
-                learner.load_weights(weights)
-            history = json.loads(newest.read_text())
+                learner.load_weights(path)
         except (OSError, KeyError, ValueError, UserWarning) as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(
-                f"{weights} is damaged, or of another network than this {learner.network.name}: "
+                f"{path} is damaged, or of another network than this {learner.network.name}: "
                 f"{reason}. Run without --resume to start again."
             ) from None
         self.history.update(history)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from chapter05_maml_adml import maml
@@ -29,8 +30,9 @@ def refused(capfd):
     """Runs the script with the flags; it must refuse them in one line, which is returned."""
 
     def refused(*flags):
-        with pytest.raises(SystemExit) as stop:
+        with warnings.catch_warnings(record=True) as heard, pytest.raises(SystemExit) as stop:
             command.main(maml.Config, maml.run, experiment.draw, [*QUICK, *flags])
+        assert [str(w.message) for w in heard if issubclass(w.category, UserWarning)] == []
         printed = capfd.readouterr()
         return check_refusal(stop.value.code, printed.err)
 
@@ -284,7 +286,9 @@ def test_resume_of_damaged_settings(refused, stopped_run):
     assert "config.json is damaged" in resume(refused)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "text", "empty", "no curve", "other network"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "text", "empty", "no curve", "other network", "no optimizer"]
+)
 def test_resume_of_a_checkpoint_that_does_not_fit(refused, stopped_run, damage):
     (weights,) = stopped_run.glob("checkpoint/*.weights.h5")
     (curve,) = stopped_run.glob("checkpoint/*.json")
@@ -296,13 +300,16 @@ def test_resume_of_a_checkpoint_that_does_not_fit(refused, stopped_run, damage):
         weights.write_bytes(b"")
     elif damage == "no curve":
         curve.write_text("{")
-    else:
+    elif damage == "other network":
         other = maml.MAML(networks.mlp(hidden=(7,)), 0.01, loss="mse")
         other.compile(keras.optimizers.Adam())
         other.optimizer.build(other.trainable_variables)
         other.save_weights(weights)
+    else:
+        maml.MAML(networks.mlp(), 0.01, loss="mse").save_weights(weights)
     message = resume(refused)
-    assert str(weights.relative_to(Path.cwd())) in message
+    damaged = curve if damage == "no curve" else weights
+    assert str(damaged.relative_to(Path.cwd())) in message
     assert "damaged, or of another network" in message
     assert "without --resume" in message
 

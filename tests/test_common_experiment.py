@@ -86,7 +86,7 @@ def test_pooled_baseline_on_images_has_better_features_than_random_ones():
     assert accuracy["pooled"] > accuracy["random"] + 0.1
 
 
-@pytest.fixture(scope="module", params=["sine", "glyphs"])
+@pytest.fixture(scope="module", params=["sine", pytest.param("glyphs", marks=pytest.mark.slow)])
 def small_run(request):
     config = Config.smoke(request.param)
     config = replace(
