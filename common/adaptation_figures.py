@@ -65,5 +65,5 @@ def draw_steps(curves, score, reference=None):
         axis.annotate(name, (len(estimates) - 1, value), ha="right", va="bottom", color="#666666")
     axis.set(xlabel="inner steps at test time", ylabel=score)
     axis.set_ylim(bottom=0)
-    axis.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure

@@ -179,6 +179,8 @@ def command_line(config: Any) -> str:
     path = _script_path(type(config))
     path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
     default = defaults(type(config), config.run)
+    usual = type(config)().run.dataset  # the others must be named, whatever follows from them
+    default = replace(default, run=replace(default.run, dataset=usual))
     smoke = "--smoke" if config.run.smoke and default.run.smoke else ""
     return " ".join(f"python {path} {smoke} {as_flags(config, default)}".split())
 

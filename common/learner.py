@@ -158,9 +158,11 @@ class MetaLearner(keras.Model):
         if episode.support_x.shape[0] is not None:
             return self.query_predictions(episode, training=False)
         return tf.map_fn(
-            lambda one: self.query_predictions(Episode(*(p[None] for p in one)), False)[0],
+            lambda one: tf.cast(
+                self.query_predictions(Episode(*(part[None] for part in one)), False)[0], tf.float32
+            ),
             episode,
-            fn_output_signature=self.compute_dtype,
+            fn_output_signature=tf.float32,
         )
 
     def get_config(self):

@@ -35,6 +35,7 @@ import tyro
 NEEDED = {"table", "what", "result", "metric"}  # in each row of tables.toml
 OPTIONAL = {"scale", "unit", "published", "source"}
 POINTS = 100  # of a learning curve in a committed result file
+MOST_EXTRA = 10_000  # characters of an entry of `extra` there; arrays for figures are longer
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,13 @@ def filled(text: str, contents: Mapping[str, str]) -> str:
 
 
 def add(directory: Path, name: str, root: Path) -> Path:
-    """Copies a run's result to `results/`, its learning curves thinned."""
+    """Copies a run's result to `results/`, its curves thinned, without what only figures need."""
     result = Result.load(directory / "result.json")
     path = root / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     history = {key: _thinned(values) for key, values in result.history.items()}
-    replace(result, history=history).save(path)
+    extra = {key: value for key, value in result.extra.items() if len(str(value)) < MOST_EXTRA}
+    replace(result, history=history, extra=extra).save(path)
     return path
 
 

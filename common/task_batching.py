@@ -93,7 +93,12 @@ def task_batched(network, n_tasks, *, batch_statistics=False):
 
 
 class MappedLayer(TaskLayer):
-    """A layer without a twin: its own `stateless_call`, vectorised over the tasks."""
+    """A layer without a twin: its own `stateless_call`, vectorised over the tasks.
+
+    Keras's normalisations stop the gradient of the mean inside the variance: the first derivative
+    is right, the second is not. The twins of batch and layer normalisation are exact; a
+    normalisation inside a mapped layer (`GroupNormalization`, or in a subclassed model) is not.
+    """
 
     def __init__(self, layer, n_tasks, batch_statistics=False):
         super().__init__(layer, n_tasks, batch_statistics)

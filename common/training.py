@@ -140,12 +140,12 @@ class Checkpoint(keras.callbacks.Callback):
             return
         path = newest
         try:
-            history = json.loads(path.read_text())
+            history = dict(json.loads(path.read_text()))
             path = newest.with_suffix(".weights.h5")
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Skipping")  # or weights would stay as they are
                 learner.load_weights(path)
-        except (OSError, KeyError, ValueError, UserWarning) as error:
+        except (OSError, KeyError, TypeError, ValueError, UserWarning) as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{path} is damaged, or of another network than this {learner.network.name}: "
