@@ -11,16 +11,23 @@ Differences from the paper and its code:
 1. The meta-loss is the mean over tasks and over queries, not the sum. On Omniglot the authors'
    inner rate of 0.4 acts on a cross-entropy summed over the 5 classes, so it would be 2.0 here;
    0.5 is the default, as it learns about twice as fast in the first thousands of steps.
-2. The sine network starts from Keras's usual (Glorot) weights, not from a normal of 0.01.
-3. Training may let the outer rate decay along a cosine (`--outer-decay`).
+2. Far fewer outer steps by default: 4,000 on waves, 10,000 on Omniglot (paper: 70,000 and 60,000).
+   On images the outer rate therefore decays along a cosine.
+3. The networks start from Keras's usual (Glorot) weights. The convolutional one flattens its last
+   maps instead of averaging them, and its batch normalisation has a gain; gain and offset are
+   adapted in the inner loop with the rest.
+4. A turned image is of a class of its own, which may meet the unturned one in a task.
+5. Later inner steps may be smaller (`--later-lr-factor`): weights trained for one step on 10 points
+   can be too steep for ten steps on 5 points, and one task in some hundred then diverges.
 
-`python chapter05_maml_adml/maml.py` trains on sine waves and draws what MAML does.
+`python chapter05_maml_adml/maml.py` trains on sine waves and draws what MAML does: mean squared
+error 0.56 ± 0.06 after one inner step on 10 points of 600 unseen waves (3.0 before it), seed 0,
+in 24 seconds on two cores.
 """
 
 from dataclasses import dataclass, replace
 
-from common import experiment, training
-from common.command import main
+from common import command, experiment, training
 from common.errors import UserError
 from common.learner import MetaLearner
 from common.settings import RunSettings, at_least, non_negative, positive
@@ -83,7 +90,7 @@ class Config:
 
     @classmethod
     def for_dataset(cls, dataset):
-        """The settings of the paper for a data set (section 5.1 and appendix A.1)."""
+        """The settings for a data set, after the paper's; the docstring above says what differs."""
         if dataset == "sine":
             return cls()
         steps = 10000 if dataset.startswith("omniglot") else 2000
@@ -231,5 +238,10 @@ def new_learner(config, sampler):
     return MAML(network, *rates, loss, config.test_steps, config.later_lr_factor)
 
 
+def main():
+    """The command line: see `--help`."""
+    command.main(Config, run, experiment.draw)
+
+
 if __name__ == "__main__":
-    main(Config, run, experiment.draw)
+    main()

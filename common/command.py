@@ -72,9 +72,9 @@ def main(
             device=device(),
             config={name: value for name, value in flat(config).items() if name not in PLACES},
         )
-        directory.save(result)
         if draw is not None:
             draw(result, config, directory.path)
+        directory.save(result)  # last: with it the run is finished
         print(summary(result, directory.path))
 
 

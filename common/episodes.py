@@ -59,10 +59,12 @@ class EpisodeSampler:
             self.tasks = ClassificationTasks(data, n_way, rotations, within_group)
             _check_items(data, self.k_shot, self.n_query)
         elif n_way != 1 or rotations or within_group:
+            given = {"n_way": n_way if n_way != 1 else 0, "rotations": rotations}
+            given["within_group"] = within_group
+            found = ", ".join(f"{name}={value}" for name, value in given.items() if value)
             raise UserError(
                 "expected n_way=1, no rotations and no groups for a distribution of regression "
-                f"tasks, found n_way={n_way}, rotations={rotations}, within_group={within_group}; "
-                "leave them out or choose a data set with classes"
+                f"tasks, found {found}; leave it out or choose a data set with classes"
             )
         else:
             self.tasks = data

@@ -128,7 +128,7 @@ def _wave(learners, sampler, index):
     }
     for name, learner in learners.items():
         wave[name] = adaptation.predictions_by_step(learner, episode._replace(query_x=x))
-    return {name: np.squeeze(values, -1).tolist() for name, values in wave.items()}
+    return {name: np.squeeze(values, -1).round(4).tolist() for name, values in wave.items()}
 
 
 def draw(result, config, directory):
@@ -151,6 +151,7 @@ def draw(result, config, directory):
     figure, axis = plots.figure(size=(5.6, 3.2))
     plots.learning_curve(axis, result.history["step"], result.history["loss"])
     axis.set(xlabel="outer step", ylabel="meta-loss in training")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     plots.save(figure, directory / "learning_curve.png")
 
 

@@ -22,12 +22,12 @@ def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", s
     Returns:
         A `keras.Model` from `(examples, inputs)` to `(examples, outputs)`.
     """
-    x = images = keras.Input((inputs,))
+    x = features = keras.Input((inputs,))
     for index, units in enumerate(hidden):
         kernel = _initializer(initializer, seed + index)
         x = layers.Dense(units, activation="relu", kernel_initializer=kernel)(x)
     kernel = _initializer(initializer, seed + len(hidden))
-    return keras.Model(images, layers.Dense(outputs, kernel_initializer=kernel)(x), name="mlp")
+    return keras.Model(features, layers.Dense(outputs, kernel_initializer=kernel)(x), name="mlp")
 
 
 def conv4(

@@ -54,7 +54,7 @@ class Result:
         extra: Whatever else JSON can hold, for example what the figures need.
         learner: The trained model; not saved here.
         seed, command, versions, device, config: How the result came about, set by `command.main`
-            with no path of the machine in it.
+            without the places of files; only a data set `folder:PATH` is told as it was given.
     """
 
     metrics: dict[str, Estimate]

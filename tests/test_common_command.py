@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from common import command
 from common.errors import UserError
-from common.results import RunDirectory
+from common.run_directory import RunDirectory
 
 import pytest
 
