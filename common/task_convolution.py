@@ -9,9 +9,10 @@ TensorFlow has no such operation, but two of its operations can be made to do it
     plain layout     (tasks, examples, height, width, channels)
     folded layout    (examples, height, width, tasks * channels)
 
-Patches are faster for the few examples of a support set, groups for the many of a large query
-set (`tests/benchmarks/outer_step.py` measures both). Where layer follows layer in the folded
-layout nothing is moved, since poolings and batch normalisations treat every channel by itself.
+Few examples go by patches, many by groups (`tests/benchmarks/outer_step.py` measures both). Where
+layer follows layer in the folded layout nothing is moved, since poolings and batch normalisations
+treat every channel by itself. A tensor carries its folded form with it; an operation that drops it
+costs time, nothing else.
 """
 
 from functools import cache
@@ -19,7 +20,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-FEW_EXAMPLES = 25  # up to so many a task, patches beat groups on the machines we measured
+FEW_EXAMPLES = 25  # up to so many a task, patches are taken
 
 
 def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):

@@ -59,7 +59,8 @@ def train(
         Learning curves: `{"step": [...], "loss": [...], ...}`, one value an epoch.
 
     Raises:
-        UserError: If the checkpoint is damaged or belongs to another network.
+        UserError: If the checkpoint is damaged or belongs to another network, or the loss is not
+            finite.
     """
     learner.optimizer.build(learner.trainable_variables)
     history = {"step": []}
@@ -82,7 +83,12 @@ def train(
             callbacks=callbacks,
             verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
         )
-        done = int(learner.optimizer.iterations)
+        before, done = done, int(learner.optimizer.iterations)
+        if done == before:  # a scaled loss that is not finite makes the optimizer skip the step
+            raise UserError(
+                f"The loss was not finite in any step after step {done}: lower --inner-lr or "
+                "--outer-lr, or leave out --mixed-precision."
+            )
     if directory is not None:
         _save_weights(learner, Path(directory) / "learner.weights.h5")
     return history

@@ -7,7 +7,10 @@ import warnings
 from pathlib import Path
 
 from chapter05_maml_adml import maml
-from common import command, experiment, files, networks
+from common import command, experiment, files, networks, training
+from common.episodes import EpisodeSampler
+from common.errors import UserError
+from common.sine import SineTasks
 
 import cv2
 import keras
@@ -119,6 +122,15 @@ def test_numbers_that_images_cannot_satisfy(place, refused, flags, words):
     assert leftovers(place) == []
 
 
+def test_training_that_never_takes_a_step():
+    # In float16 the optimizer scales the loss, and skips steps whose gradients are not finite.
+    learner = maml.MAML(networks.mlp(hidden=(4,)), inner_lr=1e38, loss="mse")
+    learner.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+    sampler = EpisodeSampler(SineTasks(), n_way=1, k_shot=5, n_query=5)
+    with pytest.raises(UserError, match="not finite in any step after step 0: lower --inner-lr"):
+        training.train(learner, sampler, steps=3, meta_batch_size=2)
+
+
 # Data
 
 
@@ -171,6 +183,18 @@ def test_corrupt_image_is_named(place, refused, content):
     assert message == (
         f"Expected an image in {place}/images/class03/1.png, but it is damaged or of another "
         "format: replace or remove it."
+    )
+    assert leftovers(place / "outputs") == []
+
+
+def test_image_that_is_cut_off_is_named(place, capsys):
+    name = make_images(place / "images", 15, 2)
+    image = place / "images" / "class03" / "1.png"
+    image.write_bytes(image.read_bytes()[:-30])
+    with pytest.raises(SystemExit) as stop:
+        command.main(maml.Config, maml.run, experiment.draw, [*QUICK, "--dataset", name])
+    assert f"Expected an image in {image}" in check_refusal(
+        stop.value.code, capsys.readouterr().err
     )
     assert leftovers(place / "outputs") == []
 
