@@ -97,7 +97,9 @@ class TaskConv2D(TaskLayer):
 
     @staticmethod
     def handles(layer):
-        undilated = max(layer.dilation_rate) == 1 and grouped_convolution_works()
+        undilated = max(layer.dilation_rate) == 1 and grouped_convolution_works(
+            tf.as_dtype(layer.compute_dtype)
+        )
         groups = layer.groups == 1 or undilated
         return layer.data_format == "channels_last" and groups and _plain_weights(layer)
 
