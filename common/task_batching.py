@@ -19,7 +19,7 @@ may become of a layer:
 
 import inspect
 
-from common.task_convolution import folded_form, unfold
+from common.task_convolution import folded_form, share, unfold
 from common.task_layers import TWINS, TaskLayer
 
 import keras
@@ -283,7 +283,7 @@ class TaskBatchedNetwork:
     def repeated_weights(self, n_tasks):
         """The network's weights once for every task, tensors `(n_tasks, *shape)`."""
         return [
-            tf.broadcast_to(v.value, (n_tasks, *v.shape)) for v in self.network.trainable_variables
+            share(tf.convert_to_tensor(v), n_tasks) for v in self.network.trainable_variables
         ]
 
     def __call__(self, weights, inputs, *, training=False, noise=0):

@@ -1,18 +1,23 @@
 """Convolutions in which every task has a filter of its own.
 
-TensorFlow has no such operation, but two of its operations can be made to do it:
+TensorFlow has no such operation, but its operations can be made to do it:
 
-- `patch_convolution`: cut out the patches under the filter, then one batched matrix product.
 - `grouped_convolution`: lay the tasks side by side in the channel axis, the *folded* layout;
   then it is one grouped convolution, with a group of channels for each task.
+- `patch_convolution`: cut out the patches under the filter, then one batched matrix product;
+  where grouped convolutions do not work (float64, or a machine without oneDNN).
+- `shared_convolution`: in the first inner step all tasks have the same filters still. Then it is
+  one ordinary convolution over the images of all tasks, and only the gradient of the filters
+  differs from task to task. Of the nine products that a support item costs in an outer step, six
+  are ordinary.
 
     plain layout     (tasks, examples, height, width, channels)
     folded layout    (examples, height, width, tasks * channels)
 
-Few examples go by patches, many by groups (`tests/benchmarks/outer_step.py` measures both). Where
-layer follows layer in the folded layout nothing is moved, since poolings and batch normalisations
-treat every channel by itself. A tensor carries its folded form with it; an operation that drops it
-costs time, nothing else.
+Where layer follows layer in the folded layout nothing is moved, since poolings and batch
+normalisations treat every channel by itself. A tensor carries its folded form with it, and repeated
+filters the ones that were repeated; an operation that drops these costs time, nothing else.
+`tests/benchmarks/outer_step.py` measures the ways against each other.
 """
 
 from functools import cache
@@ -20,7 +25,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-FEW_EXAMPLES = 25  # up to so many a task, patches are taken
+FEW_EXAMPLES = 25  # up to so many a task, the gradient of shared filters is taken by patches
 
 
 def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
@@ -38,9 +43,11 @@ def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
         `(tasks, examples, new_height, new_width, filters)`.
     """
     options = (tuple(strides), padding.upper(), tuple(dilations))
-    few = inputs.shape[1] is not None and inputs.shape[1] <= FEW_EXAMPLES
+    shared = shared_form(kernel)
+    if shared is not None and groups == 1 and max(dilations) == 1:
+        return shared_convolution(inputs, kernel, shared, *options[:2])
     dilated = max(dilations) > 1  # TensorFlow cannot differentiate these on a CPU
-    if groups == 1 and (few or dilated or not grouped_convolution_works(kernel.dtype)):
+    if groups == 1 and (dilated or not grouped_convolution_works(kernel.dtype)):
         return patch_convolution(inputs, kernel, *options)
     folded = grouped_convolution(fold(inputs), kernel, *options)
     return unfold(folded, kernel.shape[0])
@@ -48,8 +55,81 @@ def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
 
 def patch_convolution(inputs, kernel, strides, padding, dilations):
     """`task_convolution` as patches times filters, in the plain layout."""
-    n_tasks, kernel_height, kernel_width, channels, filters = kernel.shape
-    height, width = inputs.shape[2:4]
+    n_tasks, filters = kernel.shape[0], kernel.shape[-1]
+    patches, places = patches_of(inputs, kernel.shape[1:3], strides, padding, dilations)
+    outputs = patches @ tf.reshape(kernel, [n_tasks, -1, filters])
+    outputs = tf.reshape(outputs, [n_tasks, -1, places[0] * places[1] + 1, filters])
+    return tf.reshape(outputs[:, :, :-1], [n_tasks, -1, *places, filters])
+
+
+def shared_convolution(inputs, kernel, shared, strides, padding):
+    """`task_convolution` where all tasks still have the same filters: one ordinary convolution.
+
+    Only the gradient of the filters differs from task to task. So it is in the first inner step.
+
+    Args:
+        kernel: `(tasks, kernel_height, kernel_width, channels, filters)`, `shared` repeated.
+        shared: `(kernel_height, kernel_width, channels, filters)`.
+    """
+    n_tasks = inputs.shape[0]
+    options = {"strides": [1, *strides, 1], "padding": padding}
+
+    def merge(maps):
+        return tf.reshape(maps, [-1, *maps.shape[2:]])
+
+    def split(maps):
+        return tf.reshape(maps, [n_tasks, -1, *maps.shape[1:]])
+
+    @tf.custom_gradient
+    def convolve(inputs, kernel):
+        images = merge(inputs)
+
+        def gradient(outputs_gradient):
+            to_inputs = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(images),
+                filter=shared,
+                out_backprop=merge(outputs_gradient),
+                **options,
+            )
+            to_inputs.set_shape(images.shape)
+            to_kernel = filter_gradient(inputs, outputs_gradient, kernel.shape, strides, padding)
+            return split(to_inputs), to_kernel
+
+        return split(tf.nn.conv2d(images, shared, **options)), gradient
+
+    return convolve(inputs, kernel)
+
+
+def filter_gradient(inputs, outputs_gradient, kernel_shape, strides, padding):
+    """Gradient of every task's filters, `kernel_shape`, from that of the outputs."""
+    n_tasks, height, width, depth, filters = kernel_shape
+    few = inputs.shape[1] is not None and inputs.shape[1] <= FEW_EXAMPLES
+    if not few and grouped_convolution_works(inputs.dtype):
+        side_by_side = tf.raw_ops.Conv2DBackpropFilter(
+            input=fold(inputs),
+            filter_sizes=[height, width, depth, n_tasks * filters],
+            out_backprop=fold(outputs_gradient),
+            strides=[1, *strides, 1],
+            padding=padding,
+        )
+        split = tf.reshape(side_by_side, [height, width, depth, n_tasks, filters])
+        return tf.transpose(split, [3, 0, 1, 2, 4])
+    patches, places = patches_of(inputs, kernel_shape[1:3], strides, padding, (1, 1))
+    columns = tf.reshape(outputs_gradient, [n_tasks, -1, places[0] * places[1], filters])
+    columns = tf.pad(columns, [[0, 0], [0, 0], [0, 1], [0, 0]])  # nothing from the extra patch
+    columns = tf.reshape(columns, [n_tasks, -1, filters])
+    return tf.reshape(tf.matmul(patches, columns, transpose_a=True), kernel_shape)
+
+
+def patches_of(inputs, kernel_size, strides, padding, dilations):
+    """All patches under a filter.
+
+    Returns:
+        The patches, `(tasks, examples * (places + 1), height * width * channels)`, with one more
+        for each example, to be ignored (see `gather_patches`), and the rows and columns of places.
+    """
+    n_tasks, _, height, width, channels = inputs.shape
+    (kernel_height, kernel_width) = kernel_size
     rows, row_pads = _window((height, kernel_height, strides[0], dilations[0]), padding)
     columns, column_pads = _window((width, kernel_width, strides[1], dilations[1]), padding)
     images = tf.reshape(inputs, [-1, height, width, channels])
@@ -61,12 +141,7 @@ def patch_convolution(inputs, kernel, strides, padding, dilations):
     patches = gather_patches(
         tf.reshape(images, [-1, images.shape[1] * padded_width, channels]), pixels
     )
-    n_places, size = patches.shape[1:]
-    outputs = tf.reshape(patches, [n_tasks, -1, size]) @ tf.reshape(
-        kernel, [n_tasks, size, filters]
-    )
-    outputs = tf.reshape(outputs, [n_tasks, -1, n_places, filters])[:, :, :-1]
-    return tf.reshape(outputs, [n_tasks, -1, len(rows), len(columns), filters])
+    return tf.reshape(patches, [n_tasks, -1, patches.shape[-1]]), (len(rows), len(columns))
 
 
 def gather_patches(images, pixels):
@@ -149,6 +224,18 @@ def unfold(folded, n_tasks):
 def folded_form(plain):
     """The folded maps that `plain` was unfolded from, or None."""
     return getattr(plain, "_folded_form", None)
+
+
+def share(weight, n_tasks):
+    """The weight once for every task, `(n_tasks, *shape)`; the result remembers it."""
+    repeated = tf.broadcast_to(weight, (n_tasks, *weight.shape))
+    repeated._shared_form = weight
+    return repeated
+
+
+def shared_form(repeated):
+    """The one weight that `repeated` consists of, or None."""
+    return getattr(repeated, "_shared_form", None)
 
 
 def _window(axis, padding):

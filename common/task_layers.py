@@ -238,7 +238,9 @@ def _shift_channels(plain, bias):
     folded = folded_form(plain)
     if folded is None:
         return plain + _per_channel(bias, plain)
-    return unfold(tf.nn.bias_add(folded, tf.reshape(bias, [-1])), plain.shape[0])
+    # Not `bias_add`: oneDNN merges its gradient with that of the filter, which in a second
+    # derivative can depend on it; TensorFlow then refuses the graph ("nodes in a cycle").
+    return unfold(folded + tf.reshape(bias, [-1]), plain.shape[0])
 
 
 def _precise(tensor):

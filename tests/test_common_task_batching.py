@@ -275,9 +275,10 @@ def loop(network, weights, inputs, training):
         outputs, _ = network.stateless_call(weights, state, inputs, training=training)
         return tree.flatten(outputs)
 
-    one_task = tf.function(lambda weights, inputs: everything(forward, weights, inputs))
+    # Eagerly: in a graph, oneDNN may merge the gradients of a Keras convolution's filter and bias,
+    # of which the one can depend on the other in a second derivative ("nodes in a cycle").
     tasks = [
-        one_task(*tree.map_structure(lambda value: value[t], (weights, inputs)))  # noqa: B023
+        everything(forward, *tree.map_structure(lambda value: value[t], (weights, inputs)))  # noqa: B023
         for t in range(len(weights[0]))
     ]
     return [[tf.stack(values) for values in zip(*part)] for part in zip(*tasks)]

@@ -65,14 +65,14 @@ def ours(episode):
 
 
 def ours_patches(episode):
-    """All convolutions as patches times filters."""
-    with mock.patch.object(task_convolution, "FEW_EXAMPLES", 10**9):
+    """Without grouped convolutions: patches times filters."""
+    with mock.patch.object(task_convolution, "grouped_convolution_works", lambda *_: False):
         return _outer_step(_learner(MAML), episode)
 
 
-def ours_groups(episode):
-    """All convolutions as grouped convolutions."""
-    with mock.patch.object(task_convolution, "FEW_EXAMPLES", 0):
+def ours_not_shared(episode):
+    """Also in the first inner step as if every task had filters of its own."""
+    with mock.patch.object(task_convolution, "shared_form", lambda _: None):
         return _outer_step(_learner(MAML), episode)
 
 
@@ -187,7 +187,7 @@ def to_keras(weight):
 CONTESTANTS = {
     "ours": ours,
     "ours, patches": ours_patches,
-    "ours, groups": ours_groups,
+    "ours, not shared": ours_not_shared,
     "tf.map_fn": map_fn,
     "tf.vectorized_map": vectorized_map,
     "torch.func.vmap": torch_vmap,
