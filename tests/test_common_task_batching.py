@@ -524,6 +524,25 @@ def test_number_of_examples_may_change():
         np.testing.assert_allclose(twin(weights, inputs), expected, atol=1e-4)
 
 
+def test_first_inner_step_is_by_ordinary_convolutions(monkeypatch):
+    used = []
+    shared_convolution = task_convolution.shared_convolution
+    monkeypatch.setattr(
+        task_convolution,
+        "shared_convolution",
+        lambda *args: used.append(True) or shared_convolution(*args),
+    )
+    network = ZOO["strided conv4"]()
+    batched_network = TaskBatchedNetwork(network)
+    weights, inputs = batched_network.repeated_weights(TASKS), some_inputs(network)
+    first = batched_network(weights, inputs)
+    n_convolutions = sum(isinstance(layer, layers.Conv2D) for layer in network.layers)
+    assert len(used) == n_convolutions > 1
+    adapted = batched_network([weight + 0.0 for weight in weights], inputs)
+    assert len(used) == n_convolutions  # not those of tasks with weights of their own
+    np.testing.assert_allclose(first, adapted, atol=1e-5)
+
+
 def test_frozen_weights_are_todays():
     network = frozen()
     batched_network = TaskBatchedNetwork(network)

@@ -1,4 +1,4 @@
-"""Both ways to convolve with a filter for each task equal `tf.nn.conv2d`, one task at a time."""
+"""Every way to convolve with a filter for each task equals `tf.nn.conv2d`, one task at a time."""
 
 from common import task_convolution as ours
 from common.task_convolution import FEW_EXAMPLES, fold, folded_form, unfold
@@ -87,6 +87,45 @@ def test_groups_equal_a_loop(name):
     if not ours.grouped_convolution_works():
         pytest.skip("this machine cannot differentiate grouped convolutions")
     assert_equal_to_loop(groups, SHAPES[name], 1e-4, dtype="float32")
+
+
+def derivatives_of_shared(repeat, convolve, inputs, kernel, options):
+    """As in an inner step: every task's gradient of one kernel, and its derivative in that one."""
+    with tf.GradientTape() as outer:
+        outer.watch([inputs, kernel])
+        repeated = repeat(kernel, TASKS)
+        with tf.GradientTape() as inner:
+            inner.watch([inputs, repeated])
+            output = convolve(inputs, repeated, *options)
+            value = tf.reduce_sum(tf.sin(output))
+        first = inner.gradient(value, [inputs, repeated])
+        # The kernel is used again in the next step, each task's on its own way.
+        moved = convolve(inputs, repeated - 0.1 * first[1], *options)
+        value = tf.add_n([tf.reduce_sum(tf.sin(tensor)) for tensor in (*first, moved)])
+    return [output, *first, *outer.gradient(value, [inputs, kernel])]
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["groups", "no groups"])
+@pytest.mark.parametrize("examples", [1, 4, FEW_EXAMPLES + 1])
+@pytest.mark.parametrize("name", SHAPES)
+def test_shared_filters_equal_a_loop(name, examples, works, monkeypatch):
+    if not (works and ours.grouped_convolution_works()):
+        monkeypatch.setattr(ours, "grouped_convolution_works", lambda *_: False)
+    inputs, kernels = drawn(SHAPES[name], examples, "float32")
+    options = SHAPES[name][3:6]
+    in_graph = tf.function(
+        lambda *tensors: derivatives_of_shared(ours.share, ours.task_convolution, *tensors, options)
+    )
+    found = in_graph(inputs, kernels[0])
+
+    def repeat(kernel, n_tasks):
+        return tf.stack([kernel] * n_tasks)
+
+    expected = derivatives_of_shared(repeat, loop, inputs, kernels[0], options)
+    names = ("output", "d input", "d filters", "dd input", "dd filter")
+    for part, a, b in zip(names, found, expected):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=1e-4, err_msg=part)
 
 
 @pytest.mark.parametrize("works", [True, False])
