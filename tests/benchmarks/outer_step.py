@@ -66,13 +66,13 @@ def ours(episode):
 
 def ours_patches(episode):
     """Without grouped convolutions: patches times filters."""
-    with mock.patch.object(task_convolution, "grouped_convolution_works", lambda *_: False):
+    with mock.patch.object(task_convolution, "grouped_convolution_works", return_value=False):
         return _outer_step(_learner(MAML), episode)
 
 
 def ours_not_shared(episode):
     """Also in the first inner step as if every task had filters of its own."""
-    with mock.patch.object(task_convolution, "shared_form", lambda _: None):
+    with mock.patch.object(task_convolution, "shared_form", return_value=None):
         return _outer_step(_learner(MAML), episode)
 
 
