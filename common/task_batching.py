@@ -282,9 +282,7 @@ class TaskBatchedNetwork:
 
     def repeated_weights(self, n_tasks):
         """The network's weights once for every task, tensors `(n_tasks, *shape)`."""
-        return [
-            share(tf.convert_to_tensor(v), n_tasks) for v in self.network.trainable_variables
-        ]
+        return [share(tf.convert_to_tensor(v), n_tasks) for v in self.network.trainable_variables]
 
     def __call__(self, weights, inputs, *, training=False, noise=0):
         """Outputs of the network with the given weights.
