@@ -102,7 +102,7 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotD
 
 def _unknown_name(name: str) -> str:
     choices = [*DATA_SETS, "folder:PATH"]
-    close = difflib.get_close_matches(name.lower(), choices, n=1)
+    close = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.7)
     if name and Path(name).is_dir():
         close = [f"folder:{name}"]
     hint = f" Did you mean {close[0]}?" if close else ""

@@ -157,4 +157,6 @@ def draw(result, config, directory):
 
 def _estimate(value):
     """An `Estimate` as `measure` left it, or as it comes back from `result.json`."""
-    return Estimate(**value) if isinstance(value, dict) else value
+    if isinstance(value, dict):  # null there stands for a number that is not finite
+        return Estimate(*(np.nan if value[name] is None else value[name] for name in value))
+    return value

@@ -70,9 +70,10 @@ class MetaLearner(keras.Model):
             predictions: `(tasks, examples, outputs)`.
 
         Returns:
-            `(tasks,)`, float32.
+            `(tasks,)`, float32 or float64.
         """
-        predictions = tf.cast(predictions, tf.float32)
+        precise = keras.backend.result_type(predictions.dtype, "float32")
+        predictions = tf.cast(predictions, precise)
         if self.classifies:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, predictions)
         else:

@@ -71,9 +71,12 @@ class ClassificationTasks:
         _, groups, group_sizes = np.unique(groups, return_inverse=True, return_counts=True)
         largest = max(group_sizes, default=0)
         if largest < n_way:
-            where = f" in the largest of {len(group_sizes)} groups" if within_group else ""
+            where = f"in {data.name} ({data.split})"
+            if within_group:
+                where = f"in the largest of {len(group_sizes)} groups {where}"
+            turned = ", turned ones counted" if rotations else ""
             raise UserError(
-                f"expected at least n_way={n_way} classes, found {largest}{where}; "
+                f"expected at least n_way={n_way} classes, found {largest} {where}{turned}; "
                 "lower n_way or add classes"
             )
         counts = np.bincount(labels, minlength=len(groups))
