@@ -96,8 +96,8 @@ class Config:
         steps = 22000 if dataset.startswith("omniglot") else 2000
         return cls(
             n_way=5, k_shot=1, n_query=1, rotations=True, inner_lr=0.5, test_steps=3,
-            outer_lr=0.003, outer_decay=True, meta_batch_size=32, eval_episodes=1000, baseline_steps=2000,
-            run=RunSettings(steps=steps, dataset=dataset),
+            outer_lr=0.003, outer_decay=True, meta_batch_size=32, eval_episodes=1000,
+            baseline_steps=2000, run=RunSettings(steps=steps, dataset=dataset),
         )  # fmt: skip
 
     @classmethod
