@@ -153,6 +153,14 @@ def one_dimensional():
     return keras.Model(series, layers.Dense(2)(layers.Flatten()(x)))
 
 
+def group_normalized():
+    x = images = keras.Input((5, 6, 3))
+    x = layers.GroupNormalization(groups=2)(layers.Conv2D(6, 3, padding="same")(x))
+    x = layers.GroupNormalization(groups=-1, center=False)(layers.Activation("tanh")(x))
+    x = layers.GroupNormalization(groups=1, scale=False)(x)
+    return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+
+
 def masked_normalization():
     x = series = keras.Input((5, 2))
     x = layers.BatchNormalization()(layers.Masking()(x))
@@ -197,7 +205,8 @@ ZOO = {
         for function in (
             sequential, residual, layer_normalized, depthwise, pooled, separable, embedding_lstm,
             gru, bidirectional, attention, shared, nested, operations, inputs_and_outputs, custom,
-            one_dimensional, masked_normalization, subclassed, subclassed_inside, frozen,
+            one_dimensional, group_normalized, masked_normalization, subclassed,
+            subclassed_inside, frozen,
         )
     },
 }  # fmt: skip
@@ -458,7 +467,9 @@ def second_derivative_error(network, n_tasks=2, examples=5):
     return max(float(tf.reduce_max(tf.abs(e - n) / (1 + tf.abs(n)))) for e, n in pairs)
 
 
-@pytest.mark.parametrize("name", ["residual", "conv4 with layer norm", "masked normalization"])
+@pytest.mark.parametrize(
+    "name", ["residual", "conv4 with layer norm", "group normalized", "masked normalization"]
+)
 def test_second_derivative_against_finite_differences(name, dtype_policy):
     # Here Keras itself is no oracle: see `exact_moments`.
     dtype_policy("float64")
