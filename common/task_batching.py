@@ -60,10 +60,10 @@ def task_batched(network, n_tasks, *, batch_statistics=False):
             return MappedOperation(layer, n_tasks)
         if isinstance(layer, keras.Model) and _is_graph(layer):
             return task_batched(layer, n_tasks, batch_statistics=batch_statistics)
-        if not layer.weights and _treats_examples_alone(layer):
-            return MergedLayer(layer, n_tasks)
         twin = TWINS.get(type(layer))
         if twin is None or not twin.handles(layer):
+            if not layer.weights and _treats_examples_alone(layer):
+                return MergedLayer(layer, n_tasks)
             twin = MappedLayer
         return twin(layer, n_tasks, batch_statistics)
 

@@ -8,7 +8,7 @@ TensorFlow has no such operation, but its operations can be made to do it:
   where grouped convolutions do not work (float64, or a machine without oneDNN).
 - `shared_convolution`: in the first inner step all tasks have the same filters still. Then it is
   one ordinary convolution over the images of all tasks, and only the gradient of the filters
-  differs from task to task. Of the nine products that a support item costs in an outer step, six
+  differs from task to task. Of the nine products that a support item costs in an outer step, four
   are ordinary.
 
     plain layout     (tasks, examples, height, width, channels)
@@ -80,22 +80,31 @@ def shared_convolution(inputs, kernel, shared, strides, padding):
     def split(maps):
         return tf.reshape(maps, [n_tasks, -1, *maps.shape[1:]])
 
+    image_shape = tf.shape(merge(inputs))
+
+    # Each of the two is the other's transpose, so any order of derivative stays within them, and
+    # every derivative in the filters is told task by task.
+
     @tf.custom_gradient
     def convolve(inputs, kernel):
-        images = merge(inputs)
-
         def gradient(outputs_gradient):
-            to_inputs = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(images),
-                filter=shared,
-                out_backprop=merge(outputs_gradient),
-                **options,
-            )
-            to_inputs.set_shape(images.shape)
             to_kernel = filter_gradient(inputs, outputs_gradient, kernel.shape, strides, padding)
-            return split(to_inputs), to_kernel
+            return transpose(outputs_gradient, kernel), to_kernel
 
-        return split(tf.nn.conv2d(images, shared, **options)), gradient
+        return split(tf.nn.conv2d(merge(inputs), shared, **options)), gradient
+
+    @tf.custom_gradient
+    def transpose(outputs, kernel):
+        images = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=image_shape, filter=shared, out_backprop=merge(outputs), **options
+        )
+        images.set_shape([None, *inputs.shape[2:]])
+
+        def gradient(images_gradient):
+            to_kernel = filter_gradient(images_gradient, outputs, kernel.shape, strides, padding)
+            return convolve(images_gradient, kernel), to_kernel
+
+        return split(images), gradient
 
     return convolve(inputs, kernel)
 

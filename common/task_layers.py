@@ -110,7 +110,7 @@ class TaskConv2D(TaskLayer):
         bias = self.weight("bias")
         if bias is not None:
             outputs = _shift_channels(outputs, bias)
-        return _elementwise(self.activation, outputs)
+        return _activate(self.activation, outputs)
 
 
 class TaskDepthwiseConv2D(TaskLayer):
@@ -141,7 +141,7 @@ class TaskDepthwiseConv2D(TaskLayer):
         outputs = unfold(outputs, self.n_tasks)
         if bias is not None:
             outputs = _shift_channels(outputs, bias)
-        return _elementwise(self.activation, outputs)
+        return _activate(self.activation, outputs)
 
 
 class TaskEmbedding(TaskLayer):
@@ -156,9 +156,14 @@ class TaskEmbedding(TaskLayer):
         return keras.ops.not_equal(inputs, 0) if self.config["mask_zero"] else None
 
 
-def _elementwise(function, plain):
-    """Apply an element-wise function in the layout that is there already."""
-    folded = folded_form(plain)
+def is_elementwise(function):
+    """Whether an activation treats each number by itself: `softmax`, for one, does not."""
+    return function in ELEMENTWISE
+
+
+def _activate(function, plain):
+    """Apply an activation, an element-wise one in the layout that is there already."""
+    folded = folded_form(plain) if is_elementwise(function) else None
     return function(plain) if folded is None else unfold(function(folded), plain.shape[0])
 
 
@@ -179,6 +184,15 @@ def per_channel(weight, inputs):
     ones = [1] * (len(inputs.shape) - 2)
     return tf.reshape(weight, [weight.shape[0], *ones, weight.shape[1]])
 
+
+ELEMENTWISE = {
+    keras.activations.get(name)
+    for name in (
+        "celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh",
+        "leaky_relu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
+        "softsign", "tanh",
+    )
+}  # fmt: skip
 
 LAYERS = {
     keras.layers.Dense: TaskDense,

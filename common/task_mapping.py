@@ -8,7 +8,7 @@ puts them together to a model.
 import inspect
 
 from common.task_convolution import folded_form, unfold
-from common.task_layers import TaskLayer
+from common.task_layers import TaskLayer, is_elementwise
 
 import keras
 import tensorflow as tf
@@ -94,6 +94,10 @@ class MergedLayer(keras.layers.Layer):
         self.layer = type(layer).from_config(layer.get_config())
         self.supports_masking = True  # `self.layer` knows; see `_merge` and `_split`
         self._takes = set(inspect.signature(layer.call).parameters)
+        activation = getattr(layer, "activation", None)
+        self._channelwise = isinstance(layer, CHANNELWISE) and (
+            activation is None or is_elementwise(activation)
+        )
         self.built = True
 
     def build(self, *shapes):
@@ -102,7 +106,7 @@ class MergedLayer(keras.layers.Layer):
     def call(self, *args, training=None, **options):
         if "training" in self._takes:
             options["training"] = training
-        if len(args) == 1 and isinstance(self.layer, CHANNELWISE):
+        if len(args) == 1 and self._channelwise:
             folded = folded_form(args[0])
             if folded is not None:
                 return unfold(self.layer(folded, **options), self.n_tasks)

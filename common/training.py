@@ -9,6 +9,7 @@ from common.errors import UserError
 from common.files import atomic_path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -103,13 +104,22 @@ def _save_weights(learner, path):
 
 
 class History(keras.callbacks.Callback):
-    """Appends the logs of each epoch, and the step at its end, to lists."""
+    """Appends the logs of each epoch, and the step at its end, to lists.
+
+    Raises:
+        UserError: If the weights are not finite.
+    """
 
     def __init__(self, history):
         super().__init__()
         self.history = history
 
     def on_epoch_end(self, epoch, logs=None):
+        if not all(np.isfinite(v.numpy()).all() for v in self.model.trainable_variables):
+            raise UserError(
+                "The loss was not finite, and so are not the weights, at step "
+                f"{int(self.model.optimizer.iterations)}: lower --inner-lr or --outer-lr."
+            )
         self.history["step"].append(int(self.model.optimizer.iterations))
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))

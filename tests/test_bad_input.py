@@ -131,6 +131,12 @@ def test_training_that_never_takes_a_step():
         training.train(learner, sampler, steps=3, meta_batch_size=2)
 
 
+def test_training_that_leaves_the_numbers(place, refused):
+    message = refused("--inner-lr", "1e30")
+    assert "not finite" in message
+    assert "lower --inner-lr" in message
+
+
 # Data
 
 

@@ -161,6 +161,22 @@ def group_normalized():
     return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
 
 
+def bare_normalizations():
+    x = images = keras.Input((5, 6, 3))
+    x = layers.LayerNormalization(center=False, scale=False)(layers.Conv2D(4, 3)(x))
+    x = layers.GroupNormalization(2, center=False, scale=False)(layers.Activation("tanh")(x))
+    return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+
+
+def channels_in_competition():
+    """Activations that look at all channels must not look at those of other tasks."""
+    x = images = keras.Input((5, 6, 3))
+    x = layers.Conv2D(6, 3, activation="softmax")(x)
+    x = layers.Activation("log_softmax")(layers.Conv2D(4, 2)(x))
+    x = layers.DepthwiseConv2D(2, activation="sparsemax")(x)
+    return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+
+
 def masked_normalization():
     x = series = keras.Input((5, 2))
     x = layers.BatchNormalization()(layers.Masking()(x))
@@ -205,7 +221,8 @@ ZOO = {
         for function in (
             sequential, residual, layer_normalized, depthwise, pooled, separable, embedding_lstm,
             gru, bidirectional, attention, shared, nested, operations, inputs_and_outputs, custom,
-            one_dimensional, group_normalized, masked_normalization, subclassed,
+            one_dimensional, group_normalized, bare_normalizations, channels_in_competition,
+            masked_normalization, subclassed,
             subclassed_inside, frozen,
         )
     },
@@ -468,7 +485,14 @@ def second_derivative_error(network, n_tasks=2, examples=5):
 
 
 @pytest.mark.parametrize(
-    "name", ["residual", "conv4 with layer norm", "group normalized", "masked normalization"]
+    "name",
+    [
+        "residual",
+        "conv4 with layer norm",
+        "group normalized",
+        "bare normalizations",
+        "masked normalization",
+    ],
 )
 def test_second_derivative_against_finite_differences(name, dtype_policy):
     # Here Keras itself is no oracle: see `exact_moments`.

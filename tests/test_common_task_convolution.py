@@ -128,6 +128,20 @@ def test_shared_filters_equal_a_loop(name, examples, works, monkeypatch):
         np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=1e-4, err_msg=part)
 
 
+@pytest.mark.parametrize("name", ["odd, strided", "valid", "even kernel"])
+def test_shared_filters_as_if_each_task_had_its_own(name):
+    """Derivatives in the repeated filters themselves are each task's own, of any order."""
+    inputs, kernels = drawn(SHAPES[name], dtype="float64")
+    repeated = ours.share(kernels[0], TASKS)
+    apart = repeated + 0.0
+    assert ours.shared_form(apart) is None
+    options = SHAPES[name][3:6]
+    found = derivatives(ours.task_convolution, [inputs, repeated], options)
+    expected = derivatives(loop, [inputs, apart], options)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+
+
 @pytest.mark.parametrize("works", [True, False])
 @pytest.mark.parametrize("examples", [1, FEW_EXAMPLES, FEW_EXAMPLES + 1])
 @pytest.mark.parametrize("name", ["odd, strided", "valid", "dilated"])
