@@ -26,6 +26,7 @@ PACKAGES = {  # name to install -> name to import
     "matplotlib": "matplotlib",
     "librosa": "librosa",
     "opencv-python": "cv2",
+    "scikit-learn": "sklearn",
     "tyro": "tyro",
 }
 INSTALL = "python -m pip install -r requirements.txt"
