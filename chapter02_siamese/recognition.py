@@ -4,17 +4,16 @@ Train, validation and test are different people (or words, speakers): the thresh
 the validation people, and every figure is of test people, whom the network has never met.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from chapter02_siamese import siamese
-from common import command, pairs, training, verification
+from chapter02_siamese import own_files, report, siamese
+from common import pairs, training
 from common.datasets import SPLITS
 from common.errors import UserError
-from common.results import Estimate, Result
+from common.results import Estimate
 from common.settings import RunSettings, at_least, non_negative, positive
 
 import keras
-import numpy as np
 from keras import layers
 
 FOLDS = 4
@@ -67,6 +66,7 @@ class Settings:
     """People to choose from in an episode; by default all test people, at most 10."""
     k_shot: int = 1
     """Known items of each of them."""
+    own: own_files.OwnFiles = field(default_factory=own_files.OwnFiles)
     run: RunSettings = RunSettings()
 
     def __post_init__(self):
@@ -127,7 +127,7 @@ def run(config, load, augment, directory=None, progress=False):
     Args:
         config: A `Settings`.
         load: `load(name, split, data_dir, fold)` gives a `FewShotData`.
-        augment: `augment(items, seed)` changes items in training.
+        augment: `augment(items, seed)` that changes items in training.
         directory: Folder of the run, or None to write nothing.
         progress: Whether to show a progress bar.
 
@@ -138,6 +138,8 @@ def run(config, load, augment, directory=None, progress=False):
     training.prepare(config.run)
     if not config.folds:
         return run_fold(config, load, augment, config.fold, directory, progress)
+    for fold in range(FOLDS):  # a data set without folds says so before the first is trained
+        load(config.run.dataset, "test", config.run.data_dir, fold)
     results = []
     for fold in range(FOLDS):
         if progress:
@@ -167,7 +169,14 @@ def run_fold(config, load, augment, fold, directory=None, progress=False):
         learner, sampler, steps=config.run.steps, meta_batch_size=size, directory=directory,
         progress=progress,
     )  # fmt: skip
-    return measure(learners, judged, config, history)
+    return report.measure(learners, judged, config, history)
+
+
+def test_data(config, load):
+    """The data that the figures are of: what was tested on, and the test split itself."""
+    fold = 0 if config.folds else config.fold
+    split = load(config.run.dataset, "test", config.run.data_dir, fold)
+    return data_of(config, load, fold)[2]["test"][0], split
 
 
 def data_of(config, load, fold):
@@ -185,46 +194,3 @@ def data_of(config, load, fold):
         for name in ("validation", "test")
     }
     return parts["train"], None, judged
-
-
-def measure(learners, judged, config, history):
-    """Verification and identification by each learner and by the bare items' distance."""
-    metrics, extra = {}, {"energies": {}}
-    data, tested = judged["test"]
-    people = np.stack([data.labels[tested.first], data.labels[tested.second]], axis=-1)
-    n_way = config.n_way or min(10, len(data.class_names))
-    raw = siamese.Euclidean()
-    for name in (*learners, "raw"):
-        energy = learners[name].energy if name in learners else raw
-        embedded = {
-            part: embed(learners.get(name), items.items) for part, (items, _) in judged.items()
-        }
-        validation = judged["validation"][1]
-        chosen = verification.pair_energies(energy, embedded["validation"], validation)
-        threshold = verification.best_threshold(chosen, validation.same)
-        energies = verification.pair_energies(energy, embedded["test"], tested)
-        measures = {
-            "auc": verification.area_under_curve,
-            "equal_error_rate": verification.equal_error_rate,
-            "accuracy": lambda *a, at=threshold, **k: verification.accuracy(*a, at, **k),
-        }
-        for kind, function in measures.items():
-            metrics[f"{name}_{kind}"] = verification.over_people(
-                function, energies, tested.same, people, config.run.seed
-            )
-        metrics[f"{name}_{n_way}_way_{config.k_shot}_shot"] = verification.identification(
-            data, embedded["test"], energy, n_way=n_way, k_shot=config.k_shot,
-            n_episodes=config.eval_episodes, seed=config.run.seed,
-        )  # fmt: skip
-        extra["energies"][name] = energies.round(5).tolist()
-        if name == "siamese":
-            extra |= {"threshold": threshold, "input_shape": list(data.items.shape[1:])}
-            extra["embeddings"] = embedded["test"][:500].round(4).tolist()
-    extra |= {"same": tested.same.tolist(), "pairs": np.stack(tested[:2], -1).tolist()}
-    return Result(metrics, history=history, extra=extra, learner=learners["siamese"])
-
-
-def embed(learner, items):
-    """Embeddings `(items, d)`; without a learner the items themselves as vectors."""
-    x = np.asarray(items, np.float32) / (255.0 if items.dtype == np.uint8 else 1.0)
-    return x.reshape(len(x), -1) if learner is None else learner.predict(x, 256, verbose=0)

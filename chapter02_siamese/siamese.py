@@ -190,7 +190,9 @@ class SiameseNetwork(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        parts = (keras.saving.deserialize_keras_object(config.pop(n)) for n in ("network", "energy"))
+        parts = (
+            keras.saving.deserialize_keras_object(config.pop(n)) for n in ("network", "energy")
+        )
         return cls(*parts, **config)
 
 

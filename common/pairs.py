@@ -7,18 +7,15 @@ What training sees is drawn in the `tf.data` graph with stateless random numbers
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from common.datasets import FewShotData
 from common.episodes import EpisodeSampler
 from common.errors import UserError
 from common.tasks import whole_number
 
 import numpy as np
 import tensorflow as tf
-
-if TYPE_CHECKING:
-    from common.datasets import FewShotData
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # from items and a seed to changed items
 MOST_PAIRED = 1500  # items among which all pairs are listed; of more, as many are drawn
@@ -228,13 +225,11 @@ def merged(parts: Sequence[FewShotData]) -> FewShotData:
     number = {name: index for index, name in enumerate(names)}
     groups = {n: g for part in parts for n, g in zip(part.class_names, part.class_groups)}
     labels = [np.array([number[n] for n in part.class_names])[part.labels] for part in parts]
-    return replace(
-        parts[0],
+    return FewShotData(
         items=np.concatenate([part.items for part in parts]),
         labels=np.concatenate(labels).astype(np.int32),
         class_names=tuple(names),
         class_groups=tuple(groups[name] for name in names),
+        name=parts[0].name,
         split="all",
-        attributes=None,
-        attribute_names=(),
     )
