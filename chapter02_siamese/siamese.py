@@ -1,4 +1,4 @@
-"""Siamese network: one network sees both items of a pair, and an energy says how far apart they are.
+"""Siamese network: twins with the same weights see two items, an energy says how far apart.
 
 Bromley et al. (1993); the losses are those of Hadsell, Chopra, LeCun (2006), of Koch, Zemel,
 Salakhutdinov (2015) and of Schroff, Kalenichenko, Philbin (2015, arXiv:1503.03832).
@@ -190,10 +190,8 @@ class SiameseNetwork(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        parts = (
-            keras.saving.deserialize_keras_object(config.pop(n)) for n in ("network", "energy")
-        )
-        return cls(*parts, **config)
+        parts = [config.pop(name) for name in ("network", "energy")]
+        return cls(*map(keras.saving.deserialize_keras_object, parts), **config)
 
 
 def squared_distance(first, second):
