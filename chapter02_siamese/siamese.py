@@ -173,7 +173,8 @@ class SiameseNetwork(keras.Model):
             raise UserError(f"--energy must be one of {', '.join(ENERGIES)}; got {energy!r}")
         self.network = network
         self.energy = ENERGIES[energy]() if isinstance(energy, str) else energy
-        self.energy.build([network.output_shape, network.output_shape])
+        if not self.energy.built:
+            self.energy.build([network.output_shape, network.output_shape])
         self.built = True  # the weights are the network's and the energy's, which exist
 
     def call(self, inputs, training=False):

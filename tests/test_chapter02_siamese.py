@@ -2,7 +2,12 @@
 
 from chapter02_siamese import siamese
 from chapter02_siamese.siamese import (
-    ENERGIES, ContrastiveLoss, EnergyCrossEntropy, LearnedL1, SiameseNetwork, TripletLoss,
+    ENERGIES,
+    ContrastiveLoss,
+    EnergyCrossEntropy,
+    LearnedL1,
+    SiameseNetwork,
+    TripletLoss,
 )  # fmt: skip
 from common.errors import UserError
 
