@@ -109,12 +109,12 @@ def read_sound(source: Path | str | bytes, rate: int = 8000, name: str = "") -> 
             f"Expected a wav, flac or ogg file in {name}, but it is damaged or of another format: "
             "replace or remove it."
         ) from error
-    if not len(wave):
+    except librosa.ParameterError as error:
         raise UserError(
-            f"Expected a sound in {name}, but its length is zero: replace or remove it."
-        )
-    if not np.isfinite(wave).all():
-        raise UserError(f"Expected samples that are numbers in {name}: replace or remove it.")
+            f"Expected samples that are finite numbers in {name}: replace or remove it."
+        ) from error
+    if not len(wave):
+        raise UserError(f"Expected a sound in {name}, but it has no samples: replace or remove it.")
     if is_silent(wave):
         raise UserError(
             f"Expected a sound in {name}, but it is nothing but silence: replace or remove it."

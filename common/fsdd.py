@@ -19,11 +19,12 @@ digits are too few for it, and so say here what is disjoint instead:
 is tested once.
 """
 
+import functools
+import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from common.audio import SoundFormat, read_sound
@@ -120,17 +121,16 @@ def _load(name, split, data_dir, sound_format, chosen) -> SoundData:
     files = _recordings(path)  # sorted by digit, speaker and take
 
     def read_all():
-        with _opened(path) as read:
-            for file in files.values():
-                yield _read(read, path, file, sound_format.rate)
+        read = _reader(path, content)
+        for file in files.values():
+            yield _read(read, path, file, sound_format.rate)
 
     features = cached_features("fsdd", content, read_all, sound_format)
     keys = [key for key in files if chosen(*key)]
     names = [files[key] for key in keys]
 
     def read_one(index: int) -> np.ndarray:
-        with _opened(path) as read:
-            return _read(read, path, names[index], sound_format.rate)
+        return _read(_reader(path, content), path, names[index], sound_format.rate)
 
     digits = sorted({digit for digit, _, _ in keys})
     return SoundData(
@@ -193,14 +193,12 @@ def _recordings(path: Path) -> dict[tuple[int, str, int], str]:
     return {key: files[key] for key in expected}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """Yields what reads a file of the zip file or folder by its name."""
+@functools.lru_cache(maxsize=1)
+def _reader(path: Path, content: str) -> Callable[[str], bytes]:
+    """What reads a file of the folder, or of the zip file, which is kept in memory, by its name."""
     if path.is_dir():
-        yield lambda name: (path / name).read_bytes()
-    else:
-        with zipfile.ZipFile(path) as archive:
-            yield archive.read
+        return lambda name: (path / name).read_bytes()
+    return zipfile.ZipFile(io.BytesIO(path.read_bytes())).read
 
 
 def _read(read, path: Path, name: str, rate: int) -> np.ndarray:
