@@ -30,6 +30,7 @@ from matplotlib.patches import Rectangle
 
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK)  # in the order of use
 
 _ROLES = {
     "truth": {"color": BLACK, "linestyle": "-", "linewidth": 1.2},
@@ -43,9 +44,7 @@ _STYLE = {
     "figure.dpi": 100,
     "font.size": 10,
     "axes.titlesize": 11,
-    "axes.prop_cycle": matplotlib.cycler(
-        color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK]
-    ),
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

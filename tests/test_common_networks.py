@@ -91,7 +91,9 @@ def test_networks_are_plain_keras_models(tmp_path):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(UserError, match="norm must be one of batch, layer, none; got 'group'"):
+    with pytest.raises(
+        UserError, match="norm must be one of batch, fused, layer, none; got 'group'"
+    ):
         conv4(norm="group")
     with pytest.raises(UserError, match=r"at least 16 x 16 pixels.*got 12 x 28"):
         conv4((12, 28, 1), strided=False)

@@ -1,0 +1,190 @@
+"""Prototypical networks: a class is the mean of its embedded examples, and the nearest mean wins.
+
+Jake Snell, Kevin Swersky, Richard Zemel (2017), arXiv:1703.05175, Algorithm 1.
+
+    c_k = mean of f(x_i) over the support items of class k               equation 1
+    p(y = k | x) = softmax_k(-d(f(x), c_k))                              equation 2
+    J = mean of -log p(y | x) over classes and queries                   Algorithm 1
+
+with d the squared Euclidean distance. Training sees more classes in an episode (60) than testing
+(5 or 20): the harder task makes the better embedding (section 3.1). At test time each image is
+embedded by itself: batch normalisation uses its moving averages.
+
+Differences from the paper and its code:
+
+1. The rate falls along a cosine instead of being halved every 2,000 episodes, over a fixed number
+   of episodes instead of until the validation loss stops falling.
+2. The network starts from Keras's usual (Glorot) weights, and its convolutions have no bias, which
+   batch normalisation would subtract again.
+3. With `--distance cosine`, cosines are multiplied by `--scale` before the softmax; the paper does
+   not scale them, with which no answer can be surer than e^2 to 1.
+
+`python chapter03_protonets/protonet.py` trains on printed characters.
+"""
+
+from dataclasses import dataclass, replace
+
+from common import command, metric_experiment, networks, training
+from common.embedding import class_shares, cosine_similarities, embed, squared_distances
+from common.errors import UserError
+from common.learner import MetaLearner
+from common.settings import RunSettings, at_least, positive
+
+import keras
+import tensorflow as tf
+
+DISTANCES = ("euclidean", "cosine")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the script; the defaults are those of the printed characters."""
+
+    n_way: int = 60
+    """Classes in an episode of training."""
+    k_shot: int = 1
+    """Support items of each class, in training and in testing."""
+    n_query: int = 5
+    """Query items of each class in training."""
+    test_ways: tuple[int, ...] = (5, 20)
+    """Classes in an episode of testing; every number gets a line of results."""
+    test_query: int = 15
+    """Query items of each class in testing."""
+    rotations: bool = True
+    """Count each 90-degree rotation of a class of images as a class of its own."""
+
+    filters: int = 64
+    """Filters of each convolution."""
+    norm: str = "fused"
+    """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
+    distance: str = "euclidean"
+    """Distance to the prototypes: euclidean (squared) or cosine."""
+    scale: float = 10.0
+    """Factor on cosines before the softmax."""
+
+    outer_lr: float = 0.001
+    """Rate of the outer steps (Adam)."""
+    outer_decay: bool = True
+    """Let the outer rate fall to zero along a cosine."""
+    meta_batch_size: int = 1
+    """Episodes in an outer step."""
+
+    eval_episodes: int = 1000
+    """Meta-test episodes."""
+    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
+
+    def __post_init__(self):
+        positive(self, "n_way", "k_shot", "n_query", "test_query", "filters", "scale")
+        positive(self, "outer_lr", "meta_batch_size")
+        at_least(2, self, "eval_episodes", "n_way")
+        if not self.test_ways or min(self.test_ways) < 2:
+            raise UserError(f"--test-ways must be numbers of at least 2, got {self.test_ways}")
+
+    @classmethod
+    def for_dataset(cls, dataset):
+        """The settings for a data set, after the paper's; the docstring above says what differs."""
+        return replace(cls(), **metric_experiment.settings_for(dataset, steps=12000))
+
+    @classmethod
+    def smoke(cls, dataset="glyphs"):
+        """The whole script in seconds."""
+        return replace(cls.for_dataset(dataset), **metric_experiment.smoke_settings(dataset))
+
+
+@keras.saving.register_keras_serializable("meta_learning")
+class ProtoNet(MetaLearner):
+    """Classifies a query by the nearest prototype (Snell et al. 2017).
+
+    Args:
+        network: The embedding f, a built Keras model from `(items, ...)` to `(items, features)`.
+        distance: `"euclidean"` (squared) or `"cosine"`.
+        scale: Factor on cosines.
+        train_way: Number of classes in training, if it is always the same; only XLA (`--jit`)
+            must know it. At test time any number will do.
+
+    Raises:
+        UserError: If the distance is neither.
+    """
+
+    def __init__(self, network, distance="euclidean", scale=10.0, train_way=None, **options):
+        super().__init__(network, **options)
+        if distance not in DISTANCES:
+            raise UserError(f"distance must be one of {', '.join(DISTANCES)}; got {distance!r}.")
+        self.distance, self.scale, self.train_way = distance, scale, train_way
+
+    def query_predictions(self, episode, training=False):
+        """Logits of the queries, `(tasks, queries, n_way)`; any number of classes and shots."""
+        support, query = embed(
+            self.network, episode.support_x, episode.query_x, training=training
+        )  # (tasks, supports, features), (tasks, queries, features)
+        n_way = self.n_way(episode.support_y, training)
+        return self.logits(query, self.prototypes(support, episode.support_y, n_way))
+
+    def n_way(self, support_y, training=False):
+        """The number of classes in the episodes."""
+        if training and self.train_way is not None:
+            return self.train_way
+        return tf.reduce_max(support_y) + 1
+
+    def prototypes(self, support, support_y, n_way):
+        """Equation 1: the mean embedding of each class.
+
+        Args:
+            support: `(tasks, supports, features)`.
+            support_y: int `(tasks, supports)`, 0..n_way-1, each class at least once.
+            n_way: Number of classes.
+
+        Returns:
+            `(tasks, n_way, features)`.
+        """
+        return tf.matmul(class_shares(support_y, n_way, support.dtype), support)
+
+    def logits(self, query, prototypes):
+        """Equation 2 before its softmax: -d(f(x), c_k), or scaled cosines.
+
+        Args:
+            query: `(tasks, queries, features)`.
+            prototypes: `(tasks, n_way, features)`.
+
+        Returns:
+            `(tasks, queries, n_way)`.
+        """
+        if self.distance == "cosine":
+            return self.scale * cosine_similarities(query, prototypes)
+        return -squared_distances(query, prototypes)
+
+    def get_config(self):
+        names = ("distance", "scale", "train_way")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def run(config, directory=None, progress=False):
+    """Trains prototypical networks, and measures them on classes never seen.
+
+    Returns:
+        A `Result` with the accuracy of the learner and its baselines, for each of `test_ways`.
+    """
+    training.prepare(config.run)
+    sampler, test_samplers = metric_experiment.samplers(config)
+    learner = new_learner(config, sampler.data.items.shape[1:])
+    history = metric_experiment.train(learner, sampler, config, directory, progress)
+    learners = {"protonet": learner, **metric_experiment.baselines(ProtoNet, learner, config)}
+    return metric_experiment.measure(learners, test_samplers, config, history)
+
+
+def new_learner(config, input_shape):
+    """An untrained prototypical network, its weights decided by the seed."""
+    network = networks.conv4(
+        input_shape, None, filters=config.filters, strided=False, norm=config.norm,
+        seed=config.run.seed,
+    )  # fmt: skip
+    return ProtoNet(network, config.distance, config.scale, train_way=config.n_way)
+
+
+def main():
+    """The command line: see `--help`."""
+    command.main(Config, run, metric_experiment.draw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the scripts of the metric learners share: data, training, baselines, measurement.
+
+Their `Config`s have the fields of `chapter03_protonets.protonet.Config`.
+"""
+
+from common import metric_figures, plots, training
+from common.datasets import load
+from common.episodes import EpisodeSampler
+from common.results import Result
+from common.settings import RunSettings
+
+import keras
+import numpy as np
+
+BASELINE_EPISODES = 200  # of each kind: their intervals need not be as narrow
+
+
+def settings_for(dataset, steps):
+    """What a `Config` changes for a data set: real characters are trained for `steps` steps.
+
+    Only characters have classes of their own when they are turned.
+    """
+    long = dataset.startswith("omniglot")
+    if dataset == "glyphs" or long:
+        return {"run": RunSettings(steps=steps if long else 1000, dataset=dataset)}
+    small = {"n_way": 5, "test_ways": (5,), "test_query": 5, "rotations": False}
+    return {**small, "run": RunSettings(steps=1000, dataset=dataset)}
+
+
+def smoke_settings(dataset):
+    """What a `Config` changes to run the whole script in seconds."""
+    tried = RunSettings(steps=20, dataset=dataset, smoke=True)
+    return {"n_way": 5, "test_ways": (5,), "filters": 8, "eval_episodes": 20, "run": tried}
+
+
+def samplers(config):
+    """The episodes for meta-training, and by name (`"5_way_1_shot"`) those for meta-test."""
+    settings = config.run
+    options = {"rotations": config.rotations, "seed": settings.seed}
+    train = load(settings.dataset, "train", settings.data_dir)
+    test = load(settings.dataset, "test", settings.data_dir)
+    return EpisodeSampler(train, config.n_way, config.k_shot, config.n_query, **options), {
+        f"{n_way}_way_{config.k_shot}_shot": EpisodeSampler(
+            test, n_way, config.k_shot, config.test_query, **options
+        )
+        for n_way in config.test_ways
+    }
+
+
+def train(learner, sampler, config, directory=None, progress=False):
+    """Compiles the learner and trains it as `config` says; returns its learning curves."""
+    learner.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
+    return training.train(
+        learner, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
+        directory=directory, progress=progress,
+    )  # fmt: skip
+
+
+def baselines(kind, learner, config):
+    """What any embedding must beat: distances of pixels, and the network as it was at the start.
+
+    Args:
+        kind: Class of a learner that is made from an embedding alone, as `ProtoNet` is.
+        learner: The learner, for its network's shape.
+        config: The script's `Config`.
+
+    Returns:
+        Untrained learners by name.
+    """
+    images = keras.Input(learner.network.input_shape[1:])
+    pixels = keras.Model(images, keras.layers.Flatten()(images), name="pixels")
+    keras.utils.set_random_seed(config.run.seed)
+    untrained = keras.models.clone_model(learner.network)
+    return {"untrained": kind(untrained), "pixels": kind(pixels)}
+
+
+def measure(learners, samplers, config, history):
+    """Accuracies of all learners on the same fixed episodes, and what the figures need.
+
+    Args:
+        learners: Learners by name, the one that the script is about first; the others are
+            baselines and meet the first `BASELINE_EPISODES` of its episodes.
+        samplers: Samplers of the meta-test split by name, from `samplers`.
+        config: The script's `Config`.
+        history: Learning curves of the first learner.
+
+    Returns:
+        A `Result`; its metrics are called like `protonet_accuracy_5_way_1_shot`.
+    """
+    metrics, first = {}, next(iter(learners))
+    for name, learner in learners.items():
+        most = config.eval_episodes if name == first else BASELINE_EPISODES
+        for task, sampler in samplers.items():
+            episodes = sampler.fixed(min(most, config.eval_episodes), 1)
+            metrics[f"{name}_accuracy_{task}"] = learner.evaluate_episodes(episodes)
+    episode = next(iter(samplers.values())).episode(0)
+    asked = (episode.support_x, episode.support_y, episode.query_x)
+    extra = {"predictions": learners[first].predict_task(*asked).round(4).tolist()}
+    return Result(metrics, history=history, extra=extra, learner=learners[first])
+
+
+def draw(result, config, directory):
+    """Saves the figures of a run: a test episode, its embedding in the plane, learning curve."""
+    _, test_samplers = samplers(config)
+    episode = next(iter(test_samplers.values())).episode(0)
+    predictions = np.array(result.extra["predictions"])
+    figure = plots.draw_episode(*episode, predictions=predictions)
+    plots.save(figure, directory / "episode.png")
+    if hasattr(result.learner, "prototypes"):
+        figure = metric_figures.draw_prototypes(result.learner, episode)
+        plots.save(figure, directory / "prototypes.png")
+    figure, axis = plots.figure(size=(5.6, 3.2))
+    plots.learning_curve(axis, result.history["step"], result.history["loss"])
+    axis.set(xlabel="outer step", ylabel="loss in training")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    plots.save(figure, directory / "learning_curve.png")
