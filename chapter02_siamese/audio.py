@@ -29,6 +29,7 @@ use the newest run's weights on files of one's own, of any rate and length.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from chapter02_siamese import own_files, recognition, report
 from common import plots
@@ -77,16 +78,17 @@ def loader(config):
     return lambda *where: sounds.load(*where, sound_format=sound_format(config))
 
 
-def augment(features, seed):
-    """Features shifted, stretched and made noisy a little."""
+def augmentation(config):
+    """`augment(features, seed)`: shifts and stretches sounds and makes them noisy a little."""
     from common import audio_augmentation
 
-    return audio_augmentation.augment(features, seed)
+    bands_move = {} if config.features == "log_mel" else {"warp": 0.0}  # cepstra have no pitch axis
+    return partial(audio_augmentation.augment, **bands_move)
 
 
 def run(config, directory=None, progress=False):
     """Trains the network and measures it on classes never heard; see `recognition.run`."""
-    return recognition.run(config, loader(config), augment, directory, progress)
+    return recognition.run(config, loader(config), augmentation(config), directory, progress)
 
 
 def draw(result, config, directory):
