@@ -74,6 +74,8 @@ class FewShotData:
 def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotData | SineTasks":
     """Loads one split of a data set; the splits of a data set share no class.
 
+    The spoken digits alone have too few classes for that: `common.fsdd` says what its splits share.
+
     Args:
         name: A name in `DATA_SETS`, or `"folder:PATH"` for a folder of one's own, with one
             folder of images for each class (see `common.image_folders`).
@@ -163,9 +165,28 @@ def _omniglot_random(split: str, data_dir: Path | None) -> FewShotData:
     return load_omniglot_random(split, data_dir)
 
 
+def _sounds(split: str, data_dir: Path | None) -> FewShotData:
+    from common.sounds import load_sounds
+
+    return load_sounds(split)
+
+
+def _fsdd(split: str, data_dir: Path | None) -> FewShotData:
+    from common.fsdd import load_fsdd
+
+    return load_fsdd(split, data_dir)
+
+
+def _fsdd_speakers(split: str, data_dir: Path | None) -> FewShotData:
+    from common.fsdd import load_fsdd_speakers
+
+    return load_fsdd_speakers(split, data_dir)
+
+
 _ATT = "AT&T Laboratories Cambridge, Samaria and Harter (1994)"
 _ATT_LICENCE = "research use, with credit"
 _LAKE = "Lake, Salakhutdinov and Tenenbaum (2015), github.com/brendenlake/omniglot"
+_FSDD = "Jackson and others, github.com/Jakobovski/free-spoken-digit-dataset, version 1.0.10"
 
 DATA_SETS = {
     "sine": DataSet(_sine, "sine waves to regress", "Finn et al. (2017)", "none needed"),
@@ -190,5 +211,23 @@ DATA_SETS = {
     ),
     "omniglot-random": DataSet(
         _omniglot_random, "the same, split at random: 1,100 / 100 / 423", _LAKE, "MIT"
+    ),
+    "sounds": DataSet(
+        _sounds,
+        "synthetic calls of made-up animals, 160 classes x 20, as log-mel features",
+        "synthesised by common.sound_synthesis",
+        "that of this code",
+    ),
+    "fsdd": DataSet(
+        _fsdd,
+        "spoken digits: six to train on, four never heard before the test",
+        _FSDD,
+        "CC BY-SA 4.0",
+    ),
+    "fsdd-speakers": DataSet(
+        _fsdd_speakers,
+        "the ten spoken digits, in the test by a speaker never heard",
+        _FSDD,
+        "CC BY-SA 4.0",
     ),
 }
