@@ -14,29 +14,20 @@ Both have four folds: fold 0 tests on the first ten people, fold 3 on the last t
 thirty every fifth, six in all, are for validation, and 24 for training.
 """
 
-import re
-import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
+from common.att_faces_archive import N_PEOPLE, N_PICTURES, find_or_download, read_archive
 from common.datasets import FewShotData
 from common.errors import UserError
-from common.files import cached_arrays, download
-from common.images import decode_image
-from common.omniglot_archives import find_archive, fingerprint, keras_data_sets
+from common.files import cached_arrays
+from common.omniglot_archives import fingerprint
 
 import cv2
 import numpy as np
 
-SOURCE = "http://www.cl.cam.ac.uk/Research/DTG/attarchive/pub/data/att_faces.zip"
-N_PEOPLE, N_PICTURES = 40, 10
-PHOTOGRAPH = (112, 92)  # height, width
-SIZE = (56, 46)
+SIZE = (56, 46)  # height, width
 FOLDS = 4
-OTHERS = "take the data set faces, which needs no network, or olivetti, the same people"
 FORMAT = 1  # raise it whenever the cached arrays change
-_PICTURE = re.compile(r"(?:^|/)s(\d+)/(\d+)\.pgm$", re.IGNORECASE)
 
 
 def load_att_faces(split: str, data_dir: Path | str | None = None, fold: int = 0) -> FewShotData:
@@ -53,9 +44,11 @@ def load_att_faces(split: str, data_dir: Path | str | None = None, fold: int = 0
     Raises:
         UserError: if the photographs cannot be had, some are missing, or one is damaged.
     """
-    path = _find_or_download(Path(data_dir).expanduser() if data_dir else None)
+    path = find_or_download(Path(data_dir).expanduser() if data_dir else None)
     key = (FORMAT, fingerprint(path, "*.[pP][gG][mM]"), str(path) if path.is_dir() else "")
-    cached = cached_arrays("att_faces", key, lambda: {"pictures": _read(path)})
+    cached = cached_arrays(
+        "att_faces", key, lambda: {"pictures": _resized(np.concatenate(read_archive(path)))}
+    )
     return _fold("att_faces", cached["pictures"], split, fold)
 
 
@@ -87,8 +80,7 @@ def load_olivetti(split: str, fold: int = 0) -> FewShotData:
     height = pictures.shape[1]
     width = round(height * SIZE[1] / SIZE[0])
     start = (height - width) // 2
-    pictures = np.array([_resize(picture[:, start : start + width]) for picture in pictures])
-    return _fold("olivetti", pictures.reshape(N_PEOPLE, N_PICTURES, *SIZE), split, fold)
+    return _fold("olivetti", _resized(pictures[:, :, start : start + width]), split, fold)
 
 
 def people_of(split: str, fold: int) -> list[int]:
@@ -118,80 +110,7 @@ def _fold(name: str, pictures: np.ndarray, split: str, fold: int) -> FewShotData
     )
 
 
-def _find_or_download(data_dir: Path | None) -> Path:
-    for folder in (data_dir, data_dir / "faces") if data_dir else ():
-        if (folder / "s1").is_dir():
-            return folder
-    path = find_archive("att_faces", data_dir, ("faces", "att_faces"))
-    if path:
-        return path
-    path = download(
-        SOURCE,
-        keras_data_sets() / "faces" / "att_faces.zip",
-        advice="The address may be gone. Get the AT&T (ORL) Database of Faces elsewhere, put "
-        "att_faces.zip, or its folders s1 to s40 in a folder att_faces, into a folder that "
-        f"--data-dir or META_LEARNING_DATA names, or {OTHERS}.",
-    )
-    try:  # no checksum is known, so the content is looked at
-        _read(path)
-    except UserError:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _read(path: Path) -> np.ndarray:
-    """Decodes all photographs of a zip file or folder: uint8 `(40, 10, 56, 46)`."""
-    try:
-        if path.is_dir():
-            return _decode(path, {file.relative_to(path).as_posix(): file.read_bytes
-                                  for file in path.rglob("*")})  # fmt: skip
-        with zipfile.ZipFile(path) as opened:
-            return _decode(
-                path, {name: lambda name=name: opened.read(name) for name in opened.namelist()}
-            )
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"Expected the AT&T Database of Faces in {path}, but it cannot be read ({error}): put "
-            f"a whole copy there, or {OTHERS}."
-        ) from error
-
-
-def _decode(source: Path, files: dict[str, Callable[[], bytes]]) -> np.ndarray:
-    people: dict[int, dict[int, str]] = {}
-    for name in sorted(files):
-        found = _PICTURE.search(name)
-        if found and not name.startswith("__MACOSX/"):
-            people.setdefault(int(found[1]), {})[int(found[2])] = name
-    for number in range(1, N_PEOPLE + 1):
-        pictures = people.get(number, {})
-        missing = [index for index in range(1, N_PICTURES + 1) if index not in pictures]
-        if missing:
-            raise UserError(
-                f"Expected {N_PEOPLE} people with {N_PICTURES} pictures each in {source}, but "
-                f"s{number}/{missing[0]}.pgm is missing: put a whole copy there, or {OTHERS}."
-            )
-    return np.array(
-        [
-            [
-                _photograph(files[name := people[person][index]](), f"{source}/{name}")
-                for index in range(1, N_PICTURES + 1)
-            ]
-            for person in range(1, N_PEOPLE + 1)
-        ]
-    )
-
-
-def _photograph(content: bytes, name: str) -> np.ndarray:
-    image = decode_image(content, name, size=None)[..., 0]
-    if image.shape != PHOTOGRAPH or len(content) < image.size:
-        height, width = PHOTOGRAPH
-        raise UserError(
-            f"Expected a whole picture of {width} x {height} in {name}, found "
-            f"{image.shape[1]} x {image.shape[0]} in {len(content):,} bytes: replace it."
-        )
-    return _resize(image)
-
-
-def _resize(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, SIZE[::-1], interpolation=cv2.INTER_AREA)
+def _resized(pictures: np.ndarray) -> np.ndarray:
+    """Resizes pictures, sorted by person, by averaging areas: uint8 `(40, 10, 56, 46)`."""
+    small = [cv2.resize(each, SIZE[::-1], interpolation=cv2.INTER_AREA) for each in pictures]
+    return np.array(small).reshape(N_PEOPLE, N_PICTURES, *SIZE)

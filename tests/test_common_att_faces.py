@@ -6,7 +6,7 @@ import zipfile
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from types import SimpleNamespace
 
-from common import att_faces, faces, files
+from common import att_faces_archive, faces, files
 from common.datasets import SPLITS, load
 from common.errors import UserError
 
@@ -40,7 +40,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("META_LEARNING_DATA", raising=False)
     monkeypatch.setattr(files, "RETRY_PAUSES", (0, 0))
-    monkeypatch.setattr(att_faces, "SOURCE", "http://127.0.0.1:9/att_faces.zip")
+    monkeypatch.setattr(att_faces_archive, "SOURCE", "http://127.0.0.1:9/att_faces.zip")
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -145,7 +145,7 @@ def server(tmp_path, monkeypatch):
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr(
-            att_faces, "SOURCE", f"http://127.0.0.1:{server.server_port}/att_faces.zip"
+            att_faces_archive, "SOURCE", f"http://127.0.0.1:{server.server_port}/att_faces.zip"
         )
         yield tmp_path / "site"
         server.shutdown()
