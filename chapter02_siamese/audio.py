@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from chapter02_siamese import own_files, recognition, report
+from chapter02_siamese import own_files, protocol, recognition, report
 from common import audio, audio_augmentation, plots, sounds, verification_figures
 from common.audio import SoundFormat
 from common.audio_folders import SUFFIXES
@@ -92,7 +92,7 @@ def run(config, directory=None, progress=False):
 
 def draw(result, config, directory):
     """Saves the figures of a run: those of `report.draw`, and some sounds with their MFCC."""
-    data, where = recognition.test_data(config, loader(config))
+    data, where = protocol.shown_data(config, loader(config))
     report.draw(result, config, data, directory, verification_figures.show_features)
     chosen = [np.flatnonzero(where.labels == label)[0] for label in range(len(where.class_names))]
     waves = [where.waveform(index) for index in chosen[:4]]
