@@ -1,4 +1,4 @@
-"""A trained siamese network on files of one's own: `--verify A B`, `--enrol DIR --identify FILE`."""
+"""A trained network on files of one's own: `--verify A B`, `--enrol DIR --identify FILE...`."""
 
 import warnings
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from chapter02_siamese import report
 from common import command
 from common.errors import UserError
 from common.results import Result
@@ -80,8 +81,7 @@ def answers(config, kind, new_siamese):
 
     def embed(paths):
         items = [kind.read(path, tuple(result.extra["input_shape"]), trained) for path in paths]
-        x = np.stack(items).astype(np.float32)
-        return learner.predict(x / (255.0 if items[0].dtype == np.uint8 else 1.0), verbose=0)
+        return report.embed(learner, np.stack(items))
 
     lines = []
     if own.verify is not None:

@@ -52,7 +52,9 @@ def measure(learners, judged, config, history):
 def embed(learner, items):
     """Embeddings `(items, d)`; without a learner the items themselves as vectors."""
     x = np.asarray(items, np.float32) / (255.0 if items.dtype == np.uint8 else 1.0)
-    return x.reshape(len(x), -1) if learner is None else learner.predict(x, 256, verbose=0)
+    if learner is None:
+        return x.reshape(len(x), -1)
+    return np.concatenate([learner(x[i : i + 256]) for i in range(0, len(x), 256)])
 
 
 def draw(result, config, data, directory, show):

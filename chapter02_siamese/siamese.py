@@ -1,4 +1,4 @@
-"""Siamese network: one network sees both items of a pair, and an energy says how far apart they are.
+"""Siamese network: twins with the same weights see two items, an energy says how far apart.
 
 Bromley et al. (1993); the losses are those of Hadsell, Chopra, LeCun (2006), of Koch, Zemel,
 Salakhutdinov (2015) and of Schroff, Kalenichenko, Philbin (2015, arXiv:1503.03832).
@@ -173,7 +173,8 @@ class SiameseNetwork(keras.Model):
             raise UserError(f"--energy must be one of {', '.join(ENERGIES)}; got {energy!r}")
         self.network = network
         self.energy = ENERGIES[energy]() if isinstance(energy, str) else energy
-        self.energy.build([network.output_shape, network.output_shape])
+        if not self.energy.built:
+            self.energy.build([network.output_shape, network.output_shape])
         self.built = True  # the weights are the network's and the energy's, which exist
 
     def call(self, inputs, training=False):
@@ -190,10 +191,8 @@ class SiameseNetwork(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        parts = (
-            keras.saving.deserialize_keras_object(config.pop(n)) for n in ("network", "energy")
-        )
-        return cls(*parts, **config)
+        parts = [config.pop(name) for name in ("network", "energy")]
+        return cls(*map(keras.saving.deserialize_keras_object, parts), **config)
 
 
 def squared_distance(first, second):

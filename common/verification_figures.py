@@ -56,20 +56,21 @@ def draw_pairs(
     same = np.asarray(same, bool)
     kinds = [np.flatnonzero(same), np.flatnonzero(~same)]
     columns = max(map(len, kinds))
-    figure, axes = plots.figure(4, columns, size=(1.35, 1.5), squeeze=False)
+    rows = {"gridspec_kw": {"height_ratios": (1, 1, 0.12, 1, 1)}}
+    figure, axes = plots.figure(5, columns, size=(1.3, 1.4), squeeze=False, **rows)
     for axis in axes.flat:
         axis.set_axis_off()
-    for row, (kind, name) in enumerate(zip(kinds, ("same", "different"))):
+    for row, kind, name in zip((0, 3), kinds, ("same", "different")):
         for column, pair in enumerate(kind):
-            above, below = axes[2 * row, column], axes[2 * row + 1, column]
+            above, below = axes[row, column], axes[row + 1, column]
             show(above, first[pair])
             show(below, second[pair])
             right = (energies[pair] <= threshold) == same[pair]
             color, sign = (plots.GREEN, "✓") if right else (plots.VERMILLION, "✗")
-            above.set_title(f"{sign} {energies[pair]:.2f}", color=color, fontsize=10)
-        axes[2 * row, 0].text(
-            -0.15, -0.1, name, rotation=90, ha="right", va="center",
-            transform=axes[2 * row, 0].transAxes,
+            above.set_title(f"{sign} {energies[pair]:.2f}", color=color, fontsize=11)
+        axes[row, 0].text(
+            -0.15, 0, name, rotation=90, ha="right", va="center", fontsize=11,
+            transform=axes[row, 0].transAxes,
         )  # fmt: skip
     figure.suptitle(f"energies of pairs; threshold {threshold:.2f}", fontsize=11)
     return figure
@@ -88,7 +89,8 @@ def draw_energies(energies: np.ndarray, same: np.ndarray, threshold: float) -> F
         )  # fmt: skip
     axis.axvline(threshold, color=plots.BLACK, linestyle="--", linewidth=1.2, label="threshold")
     axis.set(xlabel="energy", ylabel="share of pairs")
-    axis.legend()
+    with plots.style():
+        axis.legend()
     return figure
 
 
@@ -102,7 +104,8 @@ def draw_roc(curves: Mapping[str, Roc]) -> Figure:
         xlabel="imposite pairs accepted", ylabel="genuine pairs accepted", aspect="equal",
         xlim=(-0.01, 1.01), ylim=(-0.01, 1.01),
     )  # fmt: skip
-    axis.legend(loc="lower right")
+    with plots.style():
+        axis.legend(loc="lower right")
     return figure
 
 
@@ -135,7 +138,8 @@ def draw_plane(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> 
             color=colors[number % len(colors)], marker=MARKERS[number // len(colors) * 3 % 6],
         )  # fmt: skip
     axis.set(xticks=[], yticks=[])
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    with plots.style():
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
