@@ -30,9 +30,12 @@ use the newest run's weights on files of one's own, of any rate and length.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 from chapter02_siamese import own_files, recognition, report
-from common import plots
+from common import audio, audio_augmentation, plots, sounds, verification_figures
+from common.audio import SoundFormat
+from common.audio_folders import SUFFIXES
 from common.errors import UserError
 from common.settings import RunSettings
 
@@ -42,6 +45,8 @@ import numpy as np
 @dataclass(frozen=True)
 class Config(recognition.Settings):
     """Settings of the script; the defaults are those of the synthetic calls."""
+
+    FOLDS: ClassVar = {"fsdd": 5, "fsdd-speakers": 6}
 
     features: str = "log_mel"
     """What the network sees: log_mel or mfcc."""
@@ -66,35 +71,27 @@ class Config(recognition.Settings):
 
 def sound_format(config):
     """What sounds are made into."""
-    from common.audio import SoundFormat
-
     return SoundFormat(kind=config.features)
 
 
 def loader(config):
     """`load(name, split, data_dir, fold)` with the features of the settings."""
-    from common import sounds
-
     return lambda *where: sounds.load(*where, sound_format=sound_format(config))
 
 
-def augmenter(config):
-    """`augment(features, seed)`: shifted, stretched, noisy, hidden in part; see `common`."""
-    from common.audio_augmentation import augment
-
-    # Coefficients are no bands: stretching them would not be another throat.
-    return partial(augment, warp=0.1 if config.features == "log_mel" else 0.0)
+def augmentation(config):
+    """`augment(features, seed)`: shifts and stretches sounds and makes them noisy a little."""
+    bands_move = {} if config.features == "log_mel" else {"warp": 0.0}  # cepstra have no pitch axis
+    return partial(audio_augmentation.augment, **bands_move)
 
 
 def run(config, directory=None, progress=False):
     """Trains the network and measures it on classes never heard; see `recognition.run`."""
-    return recognition.run(config, loader(config), augmenter(config), directory, progress)
+    return recognition.run(config, loader(config), augmentation(config), directory, progress)
 
 
 def draw(result, config, directory):
     """Saves the figures of a run: those of `report.draw`, and some sounds with their MFCC."""
-    from common import audio, verification_figures
-
     data, where = recognition.test_data(config, loader(config))
     report.draw(result, config, data, directory, verification_figures.show_features)
     chosen = [np.flatnonzero(where.labels == label)[0] for label in range(len(where.class_names))]
@@ -107,8 +104,6 @@ def draw(result, config, directory):
 
 def read(path, input_shape, config):
     """The features of one sound file as the network takes them, `input_shape`."""
-    from common import audio
-
     form = sound_format(config)
     if form.shape != input_shape:
         raise UserError(
@@ -117,7 +112,7 @@ def read(path, input_shape, config):
     return audio.features([audio.read_sound(path, form.rate)], form)[0]
 
 
-FILES = own_files.Kind(read, (".wav", ".flac", ".ogg"), ("the same", "different"))
+FILES = own_files.Kind(read, SUFFIXES, ("the same", "different"))
 
 
 def main():

@@ -30,15 +30,20 @@ use the newest run's weights on pictures of one's own, of any size, cropped to t
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from chapter02_siamese import own_files, recognition, report
+from common import face_augmentation, faces, image_folders, verification_figures
 from common.errors import UserError
+from common.images import decode_image
 from common.settings import RunSettings
 
 
 @dataclass(frozen=True)
 class Config(recognition.Settings):
     """Settings of the script; the defaults are those of the drawn faces."""
+
+    FOLDS: ClassVar = {"att_faces": 4, "olivetti": 4}
 
     run: RunSettings = RunSettings(steps=400, dataset="faces")
 
@@ -55,39 +60,19 @@ class Config(recognition.Settings):
         return replace(cls.for_dataset(dataset), **small, run=tried)
 
 
-def load(name, split, data_dir=None, fold=0):
-    """The people of one split: of a data set of faces, or of any other pictures."""
-    from common import datasets, faces
-
-    if name in datasets.DATA_SETS and name not in faces.NAMES:
-        return datasets.load(name, split, data_dir)
-    return faces.load(name, split, data_dir, fold)
-
-
-def augment(images, seed):
-    """Pictures shifted, turned, scaled, mirrored and lit a little differently."""
-    from common import face_augmentation
-
-    return face_augmentation.augment(images, seed)
-
-
 def run(config, directory=None, progress=False):
     """Trains the network and measures it on people never seen; see `recognition.run`."""
-    return recognition.run(config, load, augment, directory, progress)
+    return recognition.run(config, faces.load, face_augmentation.augment, directory, progress)
 
 
 def draw(result, config, directory):
     """Saves the figures of a run; see `report.draw`."""
-    from common import verification_figures
-
-    data, _ = recognition.test_data(config, load)
+    data, _ = recognition.test_data(config, faces.load)
     report.draw(result, config, data, directory, verification_figures.show_photo)
 
 
 def read(path, input_shape, config):
     """One picture of one's own as the network takes it, uint8 `input_shape`."""
-    from common.images import decode_image
-
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -95,8 +80,7 @@ def read(path, input_shape, config):
     return decode_image(content, str(path), input_shape[:2], colour=input_shape[2] == 3)
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm")
-FILES = own_files.Kind(read, SUFFIXES, ("the same person", "different people"))
+FILES = own_files.Kind(read, image_folders.SUFFIXES, ("the same person", "different people"))
 
 
 def main():

@@ -5,6 +5,7 @@ the validation people, and every figure is of test people, whom the network has 
 """
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from chapter02_siamese import own_files, report, siamese
 from common import pairs, training
@@ -16,7 +17,6 @@ from common.settings import RunSettings, at_least, non_negative, positive
 import keras
 from keras import layers
 
-FOLDS = 4
 DISTANCES = ("euclidean", "squared_euclidean", "manhattan", "cosine")
 ENERGIES = {"contrastive": DISTANCES, "cross_entropy": ("learned",), "triplet": DISTANCES}
 MARGINS = {"contrastive": 1.0, "triplet": 0.2}  # Hadsell's is the book's; that of Schroff et al.
@@ -26,6 +26,8 @@ BOOK_PAIRS = 20000  # as many genuine and imposite pairs as the book draws, or a
 @dataclass(frozen=True)
 class Settings:
     """The settings of both scripts."""
+
+    FOLDS: ClassVar = {}  # how often a data set can be split so that each class is once in the test
 
     loss: str = "triplet"
     """contrastive, cross_entropy or triplet."""
@@ -42,9 +44,9 @@ class Settings:
     split: str = "people"
     """people: test on people never seen; pairs: on other pairs of the same people, as the book."""
     fold: int = 0
-    """Which quarter of the people is the test set, 0 to 3."""
+    """Which of the people are the test people, from 0, where a data set has folds."""
     folds: bool = False
-    """Train and test four times, on each fold once."""
+    """Train and test on each fold once."""
     augment: bool = True
     """Change the items a little whenever they are used in training."""
     pairs: int = 64
@@ -79,15 +81,27 @@ class Settings:
         at_least(2, self, "pairs", "people", "items", "eval_pairs", "eval_episodes")
         at_least(2, self, *["n_way"] * (self.n_way is not None))
         non_negative(self, "fold")
-        if self.fold >= FOLDS:
-            raise UserError(f"--fold must be 0 to {FOLDS - 1}, got {self.fold}")
+        if self.n_folds == 1 and (self.fold or self.folds):
+            raise UserError(
+                f"{self.run.dataset} is split in one way only: leave out --fold and --folds, or "
+                f"choose {' or '.join(self.FOLDS)}"
+            )
+        if self.fold >= self.n_folds:
+            raise UserError(f"--fold must be 0 to {self.n_folds - 1}, got {self.fold}")
         if self.split == "pairs" and (self.folds or self.loss == "triplet"):
             raise UserError(
                 "--split pairs knows no people, so it goes neither with --folds nor with --loss "
                 "triplet; choose --loss contrastive or cross_entropy"
             )
 
+    @property
+    def n_folds(self):
+        """Folds of the data set."""
+        return self.FOLDS.get(self.run.dataset, 1)
+
+    @property
     def energy_name(self):
+        """The energy that is asked for, or the one that goes with the loss."""
         return self.energy or ENERGIES[self.loss][0]
 
 
@@ -110,7 +124,7 @@ def new_siamese(config, input_shape):
     # Distances are between points on a sphere; Koch et al. compare numbers between 0 and 1.
     learned = config.loss == "cross_entropy"
     x = layers.Activation("sigmoid")(x) if learned else layers.UnitNormalization()(x)
-    return siamese.SiameseNetwork(keras.Model(items, x, name="twin"), config.energy_name())
+    return siamese.SiameseNetwork(keras.Model(items, x, name="twin"), config.energy_name)
 
 
 def new_loss(config):
@@ -133,17 +147,15 @@ def run(config, load, augment, directory=None, progress=False):
 
     Returns:
         A `Result`. Intervals of verification are over people, of identification over episodes,
-        and with `folds` over the four folds.
+        and with `folds` over the folds.
     """
     training.prepare(config.run)
     if not config.folds:
         return run_fold(config, load, augment, config.fold, directory, progress)
-    for fold in range(FOLDS):  # a data set without folds says so before the first is trained
-        load(config.run.dataset, "test", config.run.data_dir, fold)
     results = []
-    for fold in range(FOLDS):
+    for fold in range(config.n_folds):
         if progress:
-            print(f"fold {fold + 1} of {FOLDS}", flush=True)
+            print(f"fold {fold + 1} of {config.n_folds}", flush=True)
         place = directory and directory / f"fold{fold}"
         results.append(run_fold(config, load, augment, fold, place, progress))
     metrics = {

@@ -135,6 +135,24 @@ def _glyphs(split: str, data_dir: Path | None) -> FewShotData:
     return load_glyphs(split)
 
 
+def _faces(split: str, data_dir: Path | None) -> FewShotData:
+    from common.faces import load_faces
+
+    return load_faces(split)
+
+
+def _att_faces(split: str, data_dir: Path | None) -> FewShotData:
+    from common.att_faces import load_att_faces
+
+    return load_att_faces(split, data_dir)
+
+
+def _olivetti(split: str, data_dir: Path | None) -> FewShotData:
+    from common.att_faces import load_olivetti
+
+    return load_olivetti(split)
+
+
 def _omniglot(split: str, data_dir: Path | None) -> FewShotData:
     from common.omniglot import load_omniglot
 
@@ -165,6 +183,8 @@ def _fsdd_speakers(split: str, data_dir: Path | None) -> FewShotData:
     return load_fsdd_speakers(split, data_dir)
 
 
+_ATT = "AT&T Laboratories Cambridge, Samaria and Harter (1994)"
+_ATT_LICENCE = "research use, with credit"
 _LAKE = "Lake, Salakhutdinov and Tenenbaum (2015), github.com/brendenlake/omniglot"
 _FSDD = "Jackson and others, github.com/Jakobovski/free-spoken-digit-dataset, version 1.0.10"
 
@@ -175,6 +195,16 @@ DATA_SETS = {
         "printed letters and digits, 20 drawings of each, split by script",
         "rendered from the DejaVu fonts inside matplotlib, dejavu-fonts.github.io",
         "Bitstream Vera licence, changes in the public domain",
+    ),
+    "faces": DataSet(
+        _faces,
+        "synthetic faces: 400 invented people x 10 drawn pictures",
+        "drawn by common.face_drawing",
+        "that of this code",
+    ),
+    "att_faces": DataSet(_att_faces, "photographs of 40 people x 10", _ATT, _ATT_LICENCE),
+    "olivetti": DataSet(
+        _olivetti, "the same photographs, cut to the face, through scikit-learn", _ATT, _ATT_LICENCE
     ),
     "omniglot": DataSet(
         _omniglot, "1,623 handwritten characters x 20, split by alphabet", _LAKE, "MIT"

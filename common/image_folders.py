@@ -21,7 +21,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.16, 0.2  # of the classes; the rest is for trai
 
 
 def load_image_folder(
-    path: Path | str, split: str, size: int = 28, colour: bool = False
+    path: Path | str, split: str, size: int | tuple[int, int] = 28, colour: bool = False
 ) -> FewShotData:
     """Loads the images of one split.
 
@@ -31,11 +31,12 @@ def load_image_folder(
     Args:
         path: The folder.
         split: `"train"`, `"validation"` or `"test"`.
-        size: Height and width to which images are resized by averaging areas.
+        size: Height and width to which images are resized by averaging areas, or one number
+            for both.
         colour: Whether to keep red, green and blue; without it images become grey.
 
     Returns:
-        The data, classes sorted by name, items uint8 `(n, size, size, 3 if colour else 1)`.
+        The data, classes sorted by name, items uint8 `(n, height, width, 3 if colour else 1)`.
 
     Raises:
         UserError: if the folder has no classes, a class no images, or an image is damaged.
