@@ -10,6 +10,9 @@ with d the squared Euclidean distance. Training sees more classes in an episode 
 (5 or 20): the harder task makes the better embedding (section 3.1). At test time each image is
 embedded by itself: batch normalisation uses its moving averages.
 
+With `--zero-shot`, a class is told in words instead of shown (sections 2.7 and 3.3): its prototype
+is c_k = g(v_k) / |g(v_k)|, where v_k says which words are in its Unicode name and g is linear.
+
 Differences from the paper and its code:
 
 1. The rate falls along a cosine instead of being halved every 2,000 episodes, over a fixed number
@@ -18,6 +21,10 @@ Differences from the paper and its code:
    batch normalisation would subtract again.
 3. With `--distance cosine`, cosines are multiplied by `--scale` before the softmax; the paper does
    not scale them, with which no answer can be surer than e^2 to 1.
+4. Zero-shot, f is the convolutional network and a linear layer, trained together with g; the
+   paper's f is a linear layer on features of GoogLeNet, which stay as they are. Characters take
+   the place of birds, the words of their names that of 312 attributes, and there is no weight
+   decay.
 
 `python chapter03_protonets/protonet.py` trains on printed characters.
 """
@@ -61,6 +68,8 @@ class Config:
     """Distance to the prototypes: euclidean (squared) or cosine."""
     scale: float = 10.0
     """Factor on cosines before the softmax."""
+    zero_shot: bool = False
+    """Learn classes from their descriptions, without a single image; k_shot has no meaning."""
 
     outer_lr: float = 0.001
     """Rate of the outer steps (Adam)."""
@@ -158,6 +167,39 @@ class ProtoNet(MetaLearner):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
+@keras.saving.register_keras_serializable("meta_learning")
+class ZeroShotProtoNet(ProtoNet):
+    """Prototypes of classes that are described instead of shown: sections 2.7 and 3.3.
+
+    Args:
+        network: The embedding f of images, a built Keras model.
+        describer: The embedding g of descriptions, a built Keras model `(classes, attributes)` to
+            `(classes, features)`.
+        options: As those of `ProtoNet`.
+    """
+
+    def __init__(self, network, describer, **options):
+        super().__init__(network, **options)
+        self.describer = describer
+
+    def query_predictions(self, episode, training=False):
+        """Logits of the queries; `support_x` are descriptions `(tasks, n_way, attributes)`."""
+        (query,) = embed(self.network, episode.query_x, training=training)
+        (described,) = embed(self.describer, episode.support_x, training=training)
+        unit = tf.math.l2_normalize(described, -1)  # c_k = g(v_k) / |g(v_k)|, in the rows' order
+        n_way = self.n_way(episode.support_y, training)
+        return self.logits(query, self.prototypes(unit, episode.support_y, n_way))
+
+    def get_config(self):
+        describer = keras.saving.serialize_keras_object(self.describer)
+        return {**super().get_config(), "describer": describer}
+
+    @classmethod
+    def from_config(cls, config):
+        config["describer"] = keras.saving.deserialize_keras_object(config["describer"])
+        return super().from_config(config)
+
+
 def run(config, directory=None, progress=False):
     """Trains prototypical networks, and measures them on classes never seen.
 
@@ -166,9 +208,16 @@ def run(config, directory=None, progress=False):
     """
     training.prepare(config.run)
     sampler, test_samplers = metric_experiment.samplers(config)
-    learner = new_learner(config, sampler.data.items.shape[1:])
+    if config.zero_shot:
+        data = sampler.data.data
+        shapes = data.items.shape[1:], len(data.attribute_names)
+        learner, untrained = (new_zero_shot_learner(config, *shapes) for _ in range(2))
+        baselines = metric_experiment.described_baselines(untrained, sampler)
+    else:
+        learner = new_learner(config, sampler.data.items.shape[1:])
+        baselines = metric_experiment.baselines(ProtoNet, learner, config)
     history = metric_experiment.train(learner, sampler, config, directory, progress)
-    learners = {"protonet": learner, **metric_experiment.baselines(ProtoNet, learner, config)}
+    learners = {"protonet": learner, **baselines}
     return metric_experiment.measure(learners, test_samplers, config, history)
 
 
@@ -179,6 +228,17 @@ def new_learner(config, input_shape):
         seed=config.run.seed,
     )  # fmt: skip
     return ProtoNet(network, config.distance, config.scale, train_way=config.n_way)
+
+
+def new_zero_shot_learner(config, input_shape, n_attributes):
+    """The same for descriptions with a number of attributes: f and g end in a linear layer."""
+    network = networks.conv4(
+        input_shape, config.filters, filters=config.filters, strided=False, norm=config.norm,
+        seed=config.run.seed,
+    )  # fmt: skip
+    describer = networks.mlp(n_attributes, (), config.filters, seed=config.run.seed + 100)
+    options = {"distance": config.distance, "scale": config.scale, "train_way": config.n_way}
+    return ZeroShotProtoNet(network, describer, **options)
 
 
 def main():
