@@ -26,12 +26,14 @@ Differences from the paper and its code:
    the place of birds, the words of their names that of 312 attributes, and there is no weight
    decay.
 
-`python chapter03_protonets/protonet.py` trains on printed characters.
+`python chapter03_protonets/protonet.py` trains on printed characters; then
+`python chapter03_protonets/protonet.py --support DIR --query FILE...` recognises your own images.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from common import command, metric_experiment, networks, training
+from common import calibration, metric_experiment, networks, own_images, training
 from common.embedding import class_shares, cosine_similarities, embed, squared_distances
 from common.errors import UserError
 from common.learner import MetaLearner
@@ -80,9 +82,16 @@ class Config:
 
     eval_episodes: int = 1000
     """Meta-test episodes."""
+    support: Path | None = None
+    """Recognise your own images: folder with a folder of images, or an image, for each class."""
+    query: tuple[Path, ...] = ()
+    """The images to recognise."""
+    weights: Path | None = None
+    """Folder of the run to recognise with; by default the newest, or a training comes first."""
     run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
 
     def __post_init__(self):
+        own_images.check(self)
         positive(self, "n_way", "k_shot", "n_query", "test_query", "filters", "scale")
         positive(self, "outer_lr", "meta_batch_size")
         at_least(2, self, "eval_episodes", "n_way")
@@ -218,7 +227,8 @@ def run(config, directory=None, progress=False):
         baselines = metric_experiment.baselines(ProtoNet, learner, config)
     history = metric_experiment.train(learner, sampler, config, directory, progress)
     learners = {"protonet": learner, **baselines}
-    return metric_experiment.measure(learners, test_samplers, config, history)
+    result = metric_experiment.measure(learners, test_samplers, config, history)
+    return result if config.zero_shot else calibration.add_to(result, config)
 
 
 def new_learner(config, input_shape):
@@ -243,7 +253,7 @@ def new_zero_shot_learner(config, input_shape, n_attributes):
 
 def main():
     """The command line: see `--help`."""
-    command.main(Config, run, metric_experiment.draw)
+    own_images.main(Config, run, metric_experiment.draw, new_learner)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def load_image_folder(
 
     try:
         folders = _class_folders(folder, split)
-        images = [_images(class_folder) for class_folder in folders]
+        images = [image_files(class_folder) for class_folder in folders]
         with ThreadPoolExecutor() as pool:
             items = list(pool.map(read, [file for files in images for file in files]))
     except OSError as error:
@@ -94,20 +94,20 @@ def split_by_name(names: list[str]) -> dict[str, list[str]]:
 
 
 def _class_folders(folder: Path, split: str) -> list[Path]:
-    subfolders = _subfolders(folder)
-    given = {name: _subfolders(folder / name) for name in SPLITS if name in subfolders}
+    found = subfolders(folder)
+    given = {name: subfolders(folder / name) for name in SPLITS if name in found}
     given = {name: classes for name, classes in given.items() if classes}  # "train" may be a class
     if not given:
-        if len(subfolders) < 6:
+        if len(found) < 6:
             raise UserError(
                 f"Expected at least 6 class folders in {folder}, two for each of train, validation "
-                f"and test, found {len(subfolders)}: add classes."
+                f"and test, found {len(found)}: add classes."
             )
-        return [folder / name for name in split_by_name(subfolders)[split]]
+        return [folder / name for name in split_by_name(found)[split]]
     if split not in given:
         raise UserError(
             f"Expected a folder {split} with class folders in {folder}, found "
-            f"{', '.join(subfolders)}: add it, or put all class folders into one folder and they "
+            f"{', '.join(found)}: add it, or put all class folders into one folder and they "
             "are split."
         )
     for other, names in given.items():
@@ -126,12 +126,14 @@ def _class_folders(folder: Path, split: str) -> list[Path]:
     return [folder / split / name for name in given[split]]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
     found = [path.name for path in folder.iterdir() if path.is_dir()]
     return sorted(name for name in found if not name.startswith(".") and name != "__MACOSX")
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The images of a class, sorted; a `UserError` if there are none."""
     files = sorted(
         path
         for path in folder.iterdir()
