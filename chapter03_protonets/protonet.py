@@ -181,10 +181,8 @@ class ZeroShotProtoNet(ProtoNet):
     """Prototypes of classes that are described instead of shown: sections 2.7 and 3.3.
 
     Args:
-        network: The embedding f of images, a built Keras model.
-        describer: The embedding g of descriptions, a built Keras model `(classes, attributes)` to
-            `(classes, features)`.
-        options: As those of `ProtoNet`.
+        network: The embedding f of images, as for `ProtoNet`.
+        describer: The embedding g of descriptions, from `(classes, attributes)`.
     """
 
     def __init__(self, network, describer, **options):
@@ -217,13 +215,12 @@ def run(config, directory=None, progress=False):
     """
     training.prepare(config.run)
     sampler, test_samplers = metric_experiment.samplers(config)
+    shapes = metric_experiment.shapes(sampler)
+    learner = new_learner(config, *shapes)
     if config.zero_shot:
-        data = sampler.data.data
-        shapes = data.items.shape[1:], len(data.attribute_names)
-        learner, untrained = (new_zero_shot_learner(config, *shapes) for _ in range(2))
+        untrained = new_learner(config, *shapes)
         baselines = metric_experiment.described_baselines(untrained, sampler)
     else:
-        learner = new_learner(config, sampler.data.items.shape[1:])
         baselines = metric_experiment.baselines(ProtoNet, learner, config)
     history = metric_experiment.train(learner, sampler, config, directory, progress)
     learners = {"protonet": learner, **baselines}
@@ -231,24 +228,14 @@ def run(config, directory=None, progress=False):
     return result if config.zero_shot else calibration.add_to(result, config)
 
 
-def new_learner(config, input_shape):
-    """An untrained prototypical network, its weights decided by the seed."""
-    network = networks.conv4(
-        input_shape, None, filters=config.filters, strided=False, norm=config.norm,
-        seed=config.run.seed,
-    )  # fmt: skip
-    return ProtoNet(network, config.distance, config.scale, train_way=config.n_way)
-
-
-def new_zero_shot_learner(config, input_shape, n_attributes):
-    """The same for descriptions with a number of attributes: f and g end in a linear layer."""
-    network = networks.conv4(
-        input_shape, config.filters, filters=config.filters, strided=False, norm=config.norm,
-        seed=config.run.seed,
-    )  # fmt: skip
-    describer = networks.mlp(n_attributes, (), config.filters, seed=config.run.seed + 100)
+def new_learner(config, input_shape, n_attributes=None):
+    """An untrained learner, zero-shot if classes have attributes; the seed decides its weights."""
     options = {"distance": config.distance, "scale": config.scale, "train_way": config.n_way}
-    return ZeroShotProtoNet(network, describer, **options)
+    if n_attributes is None:
+        return ProtoNet(metric_experiment.conv4_embedding(config, input_shape), **options)
+    network = metric_experiment.conv4_embedding(config, input_shape, config.filters)
+    linear = networks.mlp(n_attributes, (), config.filters, seed=config.run.seed + 100)
+    return ZeroShotProtoNet(network, linear, **options)
 
 
 def main():

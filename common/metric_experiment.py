@@ -3,7 +3,7 @@
 Their `Config`s have the fields of `chapter03_protonets.protonet.Config`.
 """
 
-from common import metric_figures, plots, training
+from common import metric_figures, networks, plots, training
 from common.datasets import load
 from common.described_tasks import DescribedTasks, NearestDescription, described_splits
 from common.episodes import EpisodeSampler
@@ -66,6 +66,21 @@ def described_samplers(config):
         f"{n_way}_way_zero_shot": sampler("test", n_way, config.test_query)
         for n_way in config.test_ways
     }
+
+
+def shapes(sampler):
+    """The shape of an item, and where classes are described the number of attributes: a tuple."""
+    if isinstance(sampler.data, DescribedTasks):
+        return sampler.data.data.items.shape[1:], sampler.data.data.attributes.shape[1]
+    return (sampler.data.items.shape[1:],)
+
+
+def conv4_embedding(config, input_shape, outputs=None):
+    """The papers' convolutional network, pooled; with `outputs`, a linear layer at its end."""
+    return networks.conv4(
+        input_shape, outputs, filters=config.filters, strided=False, norm=config.norm,
+        seed=config.run.seed,
+    )  # fmt: skip
 
 
 def train(learner, sampler, config, directory=None, progress=False):
