@@ -77,7 +77,7 @@ class RunSettings:
 
 # What must not change between the parts of a resumed run leaves these out: they say where a run
 # finds and leaves its files, not what it computes.
-PLACES = ("data_dir", "output_dir", "resume")
+PLACES = ("data_dir", "output_dir", "resume", "support", "query", "weights")
 
 
 def flag(name: str) -> str:
