@@ -19,8 +19,7 @@ Differences from the paper:
 
 1. Cosines are multiplied by `--scale`, here 10. With the paper's `--scale 1`, p cannot pass 0.65
    for 5 classes (0.40 where features are never negative, as after ReLU), and learning is slow.
-2. Training sees 60 classes in an episode, as in `protonet.py`; the paper trains with as many as it
-   tests with. One network thus serves every number of classes.
+2. Training sees 60 classes in an episode; the paper trains with as many as it tests with.
 3. Adam, its rate falling along a cosine, where the paper names no optimiser. At test time batch
    normalisation uses its moving averages: an image is embedded by itself, but for FCE.
 
