@@ -159,6 +159,7 @@ def test_settings_that_cannot_be(refused, tmp_path, flags, words):
 
 def test_a_folder_of_one_class(refused, recordings, tmp_path):
     for part in ("train", "validation", "test"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        soundfile.write(tmp_path / part / "a" / "1.wav", np.sin(np.arange(8000) / 9), 8000)
+        folder = tmp_path / part / f"only-{part}"
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "1.wav", np.sin(np.arange(8000) / 9), 8000)
     assert "add" in refused("--dataset", f"folder:{tmp_path}", "--output-dir", tmp_path / "new")

