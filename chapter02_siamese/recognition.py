@@ -77,6 +77,8 @@ class Settings:
             one_of(self, "energy", ENERGIES[self.loss], f" with --loss {self.loss}")
         positive(self, "embedding", "filters", "pairs", "people", "items", "outer_lr", "k_shot")
         positive(self, *["margin"] * (self.margin is not None))
+        if self.margin is not None and self.loss not in MARGINS:
+            raise UserError(f"--margin goes with --loss {' or '.join(MARGINS)}, got {self.loss}")
         at_least(2, self, "pairs", "people", "items", "eval_pairs", "eval_episodes")
         at_least(2, self, *["n_way"] * (self.n_way is not None))
         non_negative(self, "fold")

@@ -302,6 +302,7 @@ def changed(folder, tmp_path, settings):
         (["--folds"], "choose att_faces or olivetti"),
         (["--dataset", "att_faces", "--fold", "4"], "--fold must be 0 to 3, got 4"),
         (["--margin", "0"], "--margin must be greater than 0"),
+        (["--loss", "cross_entropy", "--margin", "1"], "--margin goes with --loss contrastive or"),
         (["--items", "1"], "--items must be at least 2, got 1"),
         (["--n-way", "61"], "at least n_way=61 classes, found 60"),
         (["--dataset", "glyphs"], "data set of faces"),
