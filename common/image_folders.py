@@ -100,20 +100,20 @@ def class_folders(folder: Path, split: str) -> list[Path]:
     Raises:
         UserError: if there are too few, a split is missing, or a class is in two splits.
     """
-    subfolders = _subfolders(folder)
-    given = {name: _subfolders(folder / name) for name in SPLITS if name in subfolders}
+    found = subfolders(folder)
+    given = {name: subfolders(folder / name) for name in SPLITS if name in found}
     given = {name: classes for name, classes in given.items() if classes}  # "train" may be a class
     if not given:
-        if len(subfolders) < 6:
+        if len(found) < 6:
             raise UserError(
                 f"Expected at least 6 class folders in {folder}, two for each of train, validation "
-                f"and test, found {len(subfolders)}: add classes."
+                f"and test, found {len(found)}: add classes."
             )
-        return [folder / name for name in split_by_name(subfolders)[split]]
+        return [folder / name for name in split_by_name(found)[split]]
     if split not in given:
         raise UserError(
             f"Expected a folder {split} with class folders in {folder}, found "
-            f"{', '.join(subfolders)}: add it, or put all class folders into one folder and they "
+            f"{', '.join(found)}: add it, or put all class folders into one folder and they "
             "are split."
         )
     for other, names in given.items():
@@ -132,7 +132,8 @@ def class_folders(folder: Path, split: str) -> list[Path]:
     return [folder / split / name for name in given[split]]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
     found = [path.name for path in folder.iterdir() if path.is_dir()]
     return sorted(name for name in found if not name.startswith(".") and name != "__MACOSX")
 
