@@ -50,16 +50,20 @@ class Config(recognition.Settings):
 
     features: str = "log_mel"
     """What the network sees: log_mel or mfcc."""
+    length: str = "pad"
+    """How sounds become equally long: pad (or crop), or stretch, which suits words."""
     run: RunSettings = RunSettings(steps=400, dataset="sounds")
 
     def __post_init__(self):
         super().__post_init__()
-        recognition.one_of(self, "features", ("log_mel", "mfcc"))
+        recognition.one_of(self, "features", audio.KINDS)
+        recognition.one_of(self, "length", audio.LENGTHS)
 
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set."""
-        return cls(run=RunSettings(steps=400, dataset=dataset))
+        length = "stretch" if dataset.startswith("fsdd") else "pad"
+        return cls(length=length, run=RunSettings(steps=400, dataset=dataset))
 
     @classmethod
     def smoke(cls, dataset="sounds"):
@@ -71,7 +75,7 @@ class Config(recognition.Settings):
 
 def sound_format(config):
     """What sounds are made into."""
-    return SoundFormat(kind=config.features)
+    return SoundFormat(kind=config.features, length=config.length)
 
 
 def loader(config):

@@ -18,10 +18,10 @@ import numpy as np
 
 KINDS = ("log_mel", "mfcc")
 LENGTHS = ("pad", "stretch")
-FORMAT = 2  # raise it whenever the features change
+FORMAT = 1  # raise it whenever the features change
 SILENCE = 1e-4  # a sound that is never louder than this (full scale is 1) is silence
 DYNAMIC_RANGE = 6.0  # powers of ten below the loudest point at which log-mel features end
-_CHUNK = 256  # sounds that are transformed at once
+_CHUNK = 128  # sounds that are transformed at once
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class SoundFormat:
     Attributes:
         rate: Samples a second.
         seconds: Length of a sound.
-        length: `"pad"`: shorter sounds are padded, longer ones cropped. `"stretch"`: whatever is
-            between the silences is played faster or slower until it is so long, in the features
-            alone; for words, which are the same said slowly or quickly.
+        length: `"pad"`: shorter sounds are padded, longer ones cropped. `"stretch"`: the frames
+            between the silences are interpolated to as many as the length has, at most four
+            times as long a sound; for words, which are the same said slowly or quickly.
         kind: `"log_mel"` or `"mfcc"`.
         n_mels: Mel bands, from 0 Hz to half the rate.
         n_mfcc: Cepstral coefficients, at most as many as bands.
@@ -209,26 +209,34 @@ def features(waves: Iterable[np.ndarray], sound_format: SoundFormat) -> np.ndarr
     trimmed = [trim(wave, sound_format) for wave in waves]
     if not trimmed:
         return np.zeros((0, *sound_format.shape), np.float32)
-    if sound_format.length == "stretch":
-        spectra = np.stack([_stretched(wave, sound_format) for wave in trimmed])
-    else:
-        fitted = [fit(wave, sound_format.samples) for wave in trimmed]
-        chunks = [np.stack(fitted[i : i + _CHUNK]) for i in range(0, len(fitted), _CHUNK)]
-        spectra = np.concatenate([log_mel(chunk, sound_format) for chunk in chunks])
+    transform = _stretched if sound_format.length == "stretch" else _padded
+    chunks = [trimmed[i : i + _CHUNK] for i in range(0, len(trimmed), _CHUNK)]
+    spectra = np.concatenate([transform(chunk, sound_format) for chunk in chunks])
     if sound_format.kind == "mfcc":
         return _standardised(mfcc(spectra, sound_format.n_mfcc), axes=(1,))
     return _standardised(spectra, axes=(1, 2))
 
 
-def _stretched(wave: np.ndarray, sound_format: SoundFormat) -> np.ndarray:
-    """The log-mel spectrogram of one sound with as many frames as the format has."""
-    frames = sound_format.shape[0]
-    hop = max(1, min(sound_format.hop, len(wave) // frames))  # no fewer frames than are asked for
-    (found,) = log_mel(wave[np.newaxis], replace(sound_format, hop=hop))
-    places = np.linspace(0, len(found) - 1, frames)
-    below = np.minimum(places.astype(int), max(0, len(found) - 2))
-    weight = (places - below)[:, np.newaxis]
-    return (1 - weight) * found[below] + weight * found[np.minimum(below + 1, len(found) - 1)]
+def _padded(waves: list[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
+    """Log-mel spectrograms of waveforms that are padded or cropped to the format's length."""
+    return log_mel(np.stack([fit(wave, sound_format.samples) for wave in waves]), sound_format)
+
+
+def _stretched(waves: list[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
+    """Log-mel spectrograms of whole waveforms, interpolated to as many frames as the format has."""
+    longest = 4 * sound_format.samples
+    waves = [wave if len(wave) <= longest else fit(wave, longest) for wave in waves]
+    hop = max(1, sound_format.hop // 2)  # most words are shorter than the format's length
+    together = np.stack([np.pad(wave, (0, max(map(len, waves)) - len(wave))) for wave in waves])
+    found = log_mel(together, replace(sound_format, hop=hop))  # (n, most frames, n_mels)
+    frames, spectra = np.linspace(0, 1, sound_format.shape[0]), []
+    for wave, spectrum in zip(waves, found, strict=True):
+        places = frames * (len(wave) // hop)
+        below = places.astype(int)
+        weight = (places - below)[:, np.newaxis]
+        above = np.minimum(below + 1, len(wave) // hop)
+        spectra.append((1 - weight) * spectrum[below] + weight * spectrum[above])
+    return np.stack(spectra)
 
 
 def _standardised(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
