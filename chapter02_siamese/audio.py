@@ -8,9 +8,10 @@ Koch, Zemel, Salakhutdinov (2015); Schroff, Kalenichenko, Philbin (2015, arXiv:1
 
 A sound is trimmed, made one second long and turned into a log-mel spectrogram or into MFCC
 (`--features`), which the network sees as a picture of time and pitch. As in `face.py` the
-threshold is chosen on validation classes, all figures are of test classes, with intervals over
-classes for verification and over episodes for identification; beside them stand an untrained
-network and the Euclidean distance between the features themselves.
+threshold is chosen on validation classes (of `fsdd`, on other takes of the training digits), all
+figures are of test classes, with intervals over classes for verification and over episodes for
+identification; beside them stand an untrained network and the Euclidean distance between the
+features themselves.
 
 Differences from the book:
 
@@ -32,7 +33,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from chapter02_siamese import own_files, recognition, report
+from chapter02_siamese import own_files, protocol, recognition, report
 from common import audio, audio_augmentation, plots, sounds, verification_figures
 from common.audio import SoundFormat
 from common.audio_folders import SUFFIXES
@@ -61,9 +62,13 @@ class Config(recognition.Settings):
 
     @classmethod
     def for_dataset(cls, dataset):
-        """The settings for a data set."""
-        length = "stretch" if dataset.startswith("fsdd") else "pad"
-        return cls(length=length, run=RunSettings(steps=400, dataset=dataset))
+        """The settings for a data set: of digits there are few, so more recordings of each."""
+        run = RunSettings(steps=400, dataset=dataset)
+        if dataset == "fsdd":
+            return cls(length="stretch", people=6, items=12, run=run)
+        if dataset == "fsdd-speakers":
+            return cls(length="stretch", people=10, items=8, k_shot=5, run=run)
+        return cls(run=run)
 
     @classmethod
     def smoke(cls, dataset="sounds"):
@@ -96,7 +101,7 @@ def run(config, directory=None, progress=False):
 
 def draw(result, config, directory):
     """Saves the figures of a run: those of `report.draw`, and some sounds with their MFCC."""
-    data, where = recognition.test_data(config, loader(config))
+    data, where = protocol.shown_data(config, loader(config))
     report.draw(result, config, data, directory, verification_figures.show_features)
     chosen = [np.flatnonzero(where.labels == label)[0] for label in range(len(where.class_names))]
     waves = [where.waveform(index) for index in chosen[:4]]

@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from chapter02_siamese import own_files, recognition, report
+from chapter02_siamese import own_files, protocol, recognition, report
 from common import face_augmentation, faces, image_folders, verification_figures
 from common.errors import UserError
 from common.images import decode_image
@@ -67,7 +67,7 @@ def run(config, directory=None, progress=False):
 
 def draw(result, config, directory):
     """Saves the figures of a run; see `report.draw`."""
-    data, _ = recognition.test_data(config, faces.load)
+    data, _ = protocol.shown_data(config, faces.load)
     report.draw(result, config, data, directory, verification_figures.show_photo)
 
 

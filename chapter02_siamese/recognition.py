@@ -7,9 +7,9 @@ the validation people, and every figure is of test people, whom the network has 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from chapter02_siamese import own_files, report, siamese
+from chapter02_siamese import own_files, protocol, report, siamese
 from common import pairs, training
-from common.datasets import SPLITS
+from common.episodes import EpisodeSampler
 from common.errors import UserError
 from common.results import Estimate
 from common.settings import RunSettings, at_least, non_negative, positive
@@ -20,7 +20,6 @@ from keras import layers
 DISTANCES = ("euclidean", "squared_euclidean", "manhattan", "cosine")
 ENERGIES = {"contrastive": DISTANCES, "cross_entropy": ("learned",), "triplet": DISTANCES}
 MARGINS = {"contrastive": 1.0, "triplet": 0.2}  # Hadsell's is the book's; that of Schroff et al.
-BOOK_PAIRS = 20000  # as many genuine and imposite pairs as the book draws, or all that there are
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,11 @@ def new_siamese(config, input_shape):
 
 
 def new_loss(config):
-    margin = config.margin or MARGINS.get(config.loss)
+    """The Keras loss that the settings name."""
     if config.loss == "cross_entropy":
         return siamese.EnergyCrossEntropy()
-    losses = {"contrastive": siamese.ContrastiveLoss, "triplet": siamese.TripletLoss}
-    return losses[config.loss](margin)
+    loss = siamese.TripletLoss if config.loss == "triplet" else siamese.ContrastiveLoss
+    return loss(config.margin or MARGINS[config.loss])
 
 
 def run(config, load, augment, directory=None, progress=False):
@@ -146,8 +145,8 @@ def run(config, load, augment, directory=None, progress=False):
         progress: Whether to show a progress bar.
 
     Returns:
-        A `Result`. Intervals of verification are over people, of identification over episodes,
-        and with `folds` over the folds.
+        A `Result`; intervals are over people, of identification over episodes, with `folds` over
+        the folds.
     """
     training.prepare(config.run)
     if not config.folds:
@@ -168,7 +167,9 @@ def run(config, load, augment, directory=None, progress=False):
 
 def run_fold(config, load, augment, fold, directory=None, progress=False):
     """Trains and measures on the people of one fold."""
-    train, listed, judged = data_of(config, load, fold)
+    train, listed, judged = protocol.data_of(config, load, fold)
+    tested = judged["test"][0]  # too few people or items are refused before the training
+    EpisodeSampler(tested, report.n_way(config, tested), config.k_shot, 1)
     learners = {name: new_siamese(config, train.items.shape[1:]) for name in ("siamese", "random")}
     options = {"augment": augment if config.augment else None, "seed": config.run.seed}
     if config.loss == "triplet":
@@ -182,27 +183,3 @@ def run_fold(config, load, augment, fold, directory=None, progress=False):
         progress=progress,
     )  # fmt: skip
     return report.measure(learners, judged, config, history)
-
-
-def test_data(config, load):
-    """The data that the figures are of: what was tested on, and the test split itself."""
-    fold = 0 if config.folds else config.fold
-    split = load(config.run.dataset, "test", config.run.data_dir, fold)
-    return data_of(config, load, fold)[2]["test"][0], split
-
-
-def data_of(config, load, fold):
-    """What to train on, the pairs to do it with (None: all), and data and pairs to judge with."""
-    settings = config.run
-    parts = {name: load(settings.dataset, name, settings.data_dir, fold) for name in SPLITS}
-    if config.split == "pairs":
-        data = pairs.merged(list(parts.values()))
-        listed, *others = pairs.split_pairs(
-            pairs.fixed_pairs(data.labels, BOOK_PAIRS, settings.seed)
-        )
-        return data, listed, dict(zip(("validation", "test"), ((data, p) for p in others)))
-    judged = {
-        name: (parts[name], pairs.fixed_pairs(parts[name].labels, config.eval_pairs, settings.seed))
-        for name in ("validation", "test")
-    }
-    return parts["train"], None, judged

@@ -15,7 +15,6 @@ def measure(learners, judged, config, history):
     metrics, extra = {}, {"energies": {}}
     data, tested = judged["test"]
     people = np.stack([data.labels[tested.first], data.labels[tested.second]], axis=-1)
-    n_way = config.n_way or min(10, len(data.class_names))
     raw = siamese.Euclidean()
     for name in (*learners, "raw"):
         energy = learners[name].energy if name in learners else raw
@@ -35,8 +34,9 @@ def measure(learners, judged, config, history):
             metrics[f"{name}_{kind}"] = verification.over_people(
                 function, energies, tested.same, people, config.run.seed
             )
-        metrics[f"{name}_{n_way}_way_{config.k_shot}_shot"] = verification.identification(
-            data, embedded["test"], energy, n_way=n_way, k_shot=config.k_shot,
+        way = n_way(config, data)
+        metrics[f"{name}_{way}_way_{config.k_shot}_shot"] = verification.identification(
+            data, embedded["test"], energy, n_way=way, k_shot=config.k_shot,
             n_episodes=config.eval_episodes, seed=config.run.seed,
         )  # fmt: skip
         extra["energies"][name] = energies.round(5).tolist()
@@ -55,6 +55,11 @@ def embed(learner, items):
     if learner is None:
         return x.reshape(len(x), -1)
     return np.concatenate([learner(x[i : i + 256]) for i in range(0, len(x), 256)])
+
+
+def n_way(config, data):
+    """Classes to choose from in identification: by default all that there are, at most 10."""
+    return config.n_way or min(10, len(data.class_names))
 
 
 def draw(result, config, data, directory, show):

@@ -12,15 +12,14 @@ Salakhutdinov (2015) and of Schroff, Kalenichenko, Philbin (2015, arXiv:1503.038
 
 Differences from the papers:
 
-1. Hadsell et al. (equation 4) have Y = 0 for similar pairs and a factor of 1/2. Equation 3 is as
-   the book writes it: the same but for the names of the labels and a factor of 2.
-2. An energy is low for items of one class. That of Koch et al. is therefore the negative argument
-   of the sigmoid, E = -(sum_j a_j |h1_j - h2_j| + b), and p = s(-E). It has a bias: without one no
-   pair could be of one class with a probability above 1/2 as long as all a_j are negative. The a_j
-   start at -1, so that an untrained network already measures a distance.
-3. Schroff et al. train on thousands of faces at a time. Here the triplets of (6) are all pairs of
-   one class in a small batch, each with its nearest negative among those farther away than the
-   positive (their semi-hard ones, equation 4); where there is none, with the farthest negative.
+1. Equation 3 is as the book writes it: Hadsell et al. (equation 4) have a factor of 1/2, and Y = 0
+   for similar pairs.
+2. An energy is low for items of one class, so that of Koch et al. is the negative argument of the
+   sigmoid, and p = s(-E). It has a bias, without which p is at most 1/2 if all a_j are negative;
+   the a_j start at -1, so that an untrained network already measures a distance.
+3. The triplets of (6) are all pairs of one class in a batch of tens, not thousands, each with the
+   nearest negative that is farther away than the positive (semi-hard, equation 4 of Schroff et
+   al.); where there is none, with the farthest negative.
 
 `face.py` and `audio.py` train it: `python chapter02_siamese/face.py`.
 """
@@ -56,7 +55,7 @@ class Manhattan(layers.Layer):
     """E = sum_j |h1_j - h2_j|."""
 
     def call(self, pair):
-        return tf.reduce_sum(absolute_difference(*pair), axis=-1)
+        return tf.reduce_sum(tf.abs(precise(pair[0]) - precise(pair[1])), axis=-1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -64,7 +63,7 @@ class Cosine(layers.Layer):
     """E = 1 - cos(h1, h2), from 0 to 2: a distance, not the similarity."""
 
     def call(self, pair):
-        first, second = (unit_length(precise(embedding)) for embedding in pair)
+        first, second = (tf.math.l2_normalize(precise(h), -1, TINY) for h in pair)
         return 1.0 - tf.reduce_sum(first * second, axis=-1)
 
 
@@ -78,7 +77,7 @@ class LearnedL1(layers.Layer):
         self.b = self.add_weight(name="b", shape=(), initializer="zeros")
 
     def call(self, pair):
-        weighted = precise(self.a) * absolute_difference(*pair)
+        weighted = precise(self.a) * tf.abs(precise(pair[0]) - precise(pair[1]))
         return -(tf.reduce_sum(weighted, axis=-1) + precise(self.b))
 
 
@@ -105,8 +104,7 @@ class ContrastiveLoss(keras.losses.Loss):
 
     def call(self, same, energies):
         """The loss of each pair `(pairs,)`; `same` is 1 for pairs of one class, else 0."""
-        short_of_margin = tf.maximum(self.margin - energies, 0.0)
-        return same * energies**2 + (1.0 - same) * short_of_margin**2
+        return same * energies**2 + (1.0 - same) * tf.maximum(self.margin - energies, 0.0) ** 2
 
     def get_config(self):
         return {**super().get_config(), "margin": self.margin}
@@ -114,10 +112,9 @@ class ContrastiveLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EnergyCrossEntropy(keras.losses.Loss):
-    """Equation 5, the cross-entropy of p = s(-E); for the energy `LearnedL1`."""
+    """Equation 5 of each pair, the cross-entropy of p = s(-E); for the energy `LearnedL1`."""
 
     def call(self, same, energies):
-        """The loss of each pair `(pairs,)`; `same` is 1 for pairs of one class, else 0."""
         return same * tf.nn.softplus(energies) + (1.0 - same) * tf.nn.softplus(-energies)
 
 
@@ -139,8 +136,7 @@ class TripletLoss(keras.losses.Loss):
         distances = squared_distance(embeddings[:, None], embeddings[None])  # (items, items)
         same = labels[:, None] == labels
         positive = same & ~tf.eye(tf.shape(labels)[0], dtype=tf.bool)
-        # For each anchor a and positive p, the candidates n: (a, p, n).
-        farther = ~same[:, None, :] & (distances[:, None, :] > distances[:, :, None])
+        farther = ~same[:, None, :] & (distances[:, None, :] > distances[:, :, None])  # (a, p, n)
         nearest = tf.reduce_min(tf.where(farther, distances[:, None, :], distances.dtype.max), -1)
         farthest = tf.reduce_max(tf.where(same, 0.0, distances), -1, keepdims=True)
         negative = tf.where(tf.reduce_any(farther, -1), nearest, farthest)  # (a, p)
@@ -156,8 +152,8 @@ class TripletLoss(keras.losses.Loss):
 class SiameseNetwork(keras.Model):
     """Two items through the same network, and the energy between what comes out.
 
-    It is compiled and fitted like any Keras model: with `ContrastiveLoss` or `EnergyCrossEntropy`
-    on batches `((x1, x2), same)`, with `TripletLoss` on batches `(x, labels)`.
+    It is fitted like any Keras model: with `ContrastiveLoss` or `EnergyCrossEntropy` to batches
+    `((x1, x2), same)`, with `TripletLoss` to batches `(x, labels)`.
 
     Args:
         network: A built Keras model f from items to embeddings `(items, d)`.
@@ -185,8 +181,8 @@ class SiameseNetwork(keras.Model):
         return self.energy([first, second])
 
     def get_config(self):
-        parts = {"network": self.network, "energy": self.energy}
-        parts = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        save = keras.saving.serialize_keras_object
+        parts = {"network": save(self.network), "energy": save(self.energy)}
         return {**super().get_config(), **parts}
 
     @classmethod
@@ -197,14 +193,6 @@ class SiameseNetwork(keras.Model):
 
 def squared_distance(first, second):
     return tf.reduce_sum(tf.square(precise(first) - precise(second)), axis=-1)
-
-
-def absolute_difference(first, second):
-    return tf.abs(precise(first) - precise(second))
-
-
-def unit_length(embeddings):
-    return tf.math.l2_normalize(embeddings, axis=-1, epsilon=TINY)
 
 
 def precise(values):

@@ -122,29 +122,18 @@ class RelationNetwork(MetaLearner):
         return self.scores(self.class_maps(support, support_y, n_way), query, training)
 
     def class_maps(self, support, support_y, n_way):
-        """Section 3.2: the sum of the maps of each class's items.
-
-        Args:
-            support: Maps `(tasks, supports, height, width, channels)`.
-            support_y: int `(tasks, supports)`, 0..n_way-1.
-            n_way: Number of classes.
-
-        Returns:
-            `(tasks, n_way, height, width, channels)`.
-        """
+        """Section 3.2: each class's sum `(tasks, n_way, ...)` of maps `(tasks, supports, ...)`,
+        of which `support_y` `(tasks, supports)` gives the classes 0..n_way-1."""
         belongs = tf.one_hot(support_y, n_way, dtype=support.dtype)  # (tasks, supports, n_way)
         return tf.einsum("tik,tihwc->tkhwc", belongs, support)
 
     def scores(self, classes, query, training=False):
-        """Equations 1 and 3: r of every class i with every query j.
+        """Equations 1 and 3: r of every class i with every query j, `(tasks, queries, n_way)`.
 
         Args:
             classes: Maps `(tasks, n_way, height, width, channels)`.
             query: Maps `(tasks, queries, height, width, channels)`.
             training: Whether batch normalisation takes the statistics of these pairs.
-
-        Returns:
-            `(tasks, queries, n_way)`.
         """
         scores = self.relation([classes, query], training=training)  # (tasks * queries * n_way, 1)
         tasks, n_way = tf.unstack(tf.shape(classes)[:2])

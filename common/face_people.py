@@ -35,7 +35,7 @@ TRAITS = {
     "eye_height": (-0.1, 0.07),
     "eye_distance": (0.25, 0.37),
     "eye_width": (0.12, 0.185),
-    "eye_opening": (0.05, 0.105),
+    "eye_opening": (0.06, 0.115),
     "eye_slant": (-0.28, 0.28),
     "iris": (25, 150),
     "iris_size": (0.055, 0.08),
@@ -74,7 +74,7 @@ CIRCUMSTANCES = {
     "pitch": (-0.2, 0.2),
     "smile": (-0.5, 1),
     "mouth_open": (-0.6, 1),  # shut if below 0
-    "eyes_open": (0.35, 1.15),
+    "eyes_open": (0.6, 1.15),
     "blink": (0, 1),  # eyes shut if below `BLINKS`
     "brow_raise": (-0.03, 0.06),
     "gaze_x": (-1, 1),
@@ -92,8 +92,8 @@ CIRCUMSTANCES = {
     "glasses_roundness": (2, 5),
     "glasses_frame": (1.5, 4),
     "glasses_tone": (10, 120),
-    "noise": (1, 5),  # standard deviation
-    "blur": (0, 0.65),  # of the small picture, in pixels
+    "noise": (1, 4),  # standard deviation
+    "blur": (0, 0.6),  # of the small picture, in pixels
 }
 BLINKS = 0.1
 WEARS_GLASSES = 0.22

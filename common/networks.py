@@ -97,6 +97,24 @@ def normalization(norm):
     return norms[norm]()
 
 
+def with_linear(network, outputs, *, name=None, seed=0):
+    """The network with linear functions of its features behind them; at first they are near 0.
+
+    Args:
+        network: A built Keras model to `(examples, features)`.
+        outputs: Number of linear functions.
+        name: Name of the new layer.
+        seed: Seed of its initial weights.
+
+    Returns:
+        A `keras.Model` to `(examples, features + outputs)`.
+    """
+    small = keras.initializers.RandomNormal(stddev=0.01, seed=seed)
+    linear = layers.Dense(outputs, kernel_initializer=small, name=name)(network.output)
+    joined = layers.Concatenate()([network.output, linear])
+    return keras.Model(network.input, joined, name=network.name)
+
+
 def _initializer(initializer, seed):
     """A seeded initialiser, so that the same seed gives the same network."""
     if not isinstance(initializer, str):

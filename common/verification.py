@@ -166,6 +166,6 @@ def identification(
 
 
 def pair_energies(energy: Callable, embeddings: np.ndarray, pairs: Sequence) -> np.ndarray:
-    """The energies of `common.pairs.Pairs`, `(pairs,)`."""
+    """The energies of `common.pair_lists.Pairs`, `(pairs,)`."""
     first, second = embeddings[pairs.first], embeddings[pairs.second]
     return np.asarray(energy([first, second]), np.float64)

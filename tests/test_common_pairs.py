@@ -1,9 +1,10 @@
 """Pairs: balanced, of the right kinds, the same for the same seed and step."""
 
-from common import pairs
+from common import pair_lists
 from common.datasets import FewShotData
 from common.errors import UserError
-from common.pairs import ClassSampler, PairSampler, fixed_pairs, merged, split_pairs
+from common.pair_lists import fixed_pairs, merged, split_pairs
+from common.pairs import ClassSampler, PairSampler
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_fewer_pairs_if_there_are_no_more():
 
 
 def test_pairs_of_many_items(monkeypatch):
-    monkeypatch.setattr(pairs, "MOST_PAIRED", 50)
+    monkeypatch.setattr(pair_lists, "MOST_PAIRED", 50)
     labels = np.random.default_rng(0).integers(5, size=1000)
     drawn = fixed_pairs(labels, 200)
     assert drawn.same.mean() == 0.5

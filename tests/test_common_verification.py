@@ -175,7 +175,7 @@ def test_too_few_classes_to_identify():
 
 
 def test_energies_of_pairs_by_their_numbers():
-    from common.pairs import Pairs
+    from common.pair_lists import Pairs
 
     embeddings = np.array([[0.0], [1.0], [5.0]])
     drawn = Pairs(np.array([0, 1]), np.array([1, 2]), np.array([1, 0]))
