@@ -51,19 +51,24 @@ class Config(recognition.Settings):
 
     features: str = "log_mel"
     """What the network sees: log_mel or mfcc."""
+    length: str = "pad"
+    """How sounds become equally long: pad (or crop), or stretch, which suits words."""
     run: RunSettings = RunSettings(steps=400, dataset="sounds")
 
     def __post_init__(self):
         super().__post_init__()
-        recognition.one_of(self, "features", ("log_mel", "mfcc"))
+        recognition.one_of(self, "features", audio.KINDS)
+        recognition.one_of(self, "length", audio.LENGTHS)
 
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set: of digits there are few, so more recordings of each."""
         run = RunSettings(steps=400, dataset=dataset)
         if dataset == "fsdd":
-            return cls(people=6, items=12, run=run)
-        return cls(people=10, items=8, k_shot=5, run=run) if dataset in cls.FOLDS else cls(run=run)
+            return cls(length="stretch", people=6, items=12, run=run)
+        if dataset == "fsdd-speakers":
+            return cls(length="stretch", people=10, items=8, k_shot=5, run=run)
+        return cls(run=run)
 
     @classmethod
     def smoke(cls, dataset="sounds"):
@@ -75,7 +80,7 @@ class Config(recognition.Settings):
 
 def sound_format(config):
     """What sounds are made into."""
-    return SoundFormat(kind=config.features)
+    return SoundFormat(kind=config.features, length=config.length)
 
 
 def loader(config):

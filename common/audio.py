@@ -8,7 +8,7 @@ are librosa's, which is imported when the first sound is met: that takes seconds
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from common.errors import UserError
 import numpy as np
 
 KINDS = ("log_mel", "mfcc")
+LENGTHS = ("pad", "stretch")
 FORMAT = 1  # raise it whenever the features change
 SILENCE = 1e-4  # a sound that is never louder than this (full scale is 1) is silence
 DYNAMIC_RANGE = 6.0  # powers of ten below the loudest point at which log-mel features end
-_CHUNK = 256  # sounds that are transformed at once
+_CHUNK = 128  # sounds that are transformed at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class SoundFormat:
 
     Attributes:
         rate: Samples a second.
-        seconds: Length of a sound; shorter ones are padded, longer ones cropped.
+        seconds: Length of a sound.
+        length: `"pad"`: shorter sounds are padded, longer ones cropped. `"stretch"`: the frames
+            between the silences are interpolated to as many as the length has, at most four
+            times as long a sound; for words, which are the same said slowly or quickly.
         kind: `"log_mel"` or `"mfcc"`.
         n_mels: Mel bands, from 0 Hz to half the rate.
         n_mfcc: Cepstral coefficients, at most as many as bands.
@@ -40,6 +44,7 @@ class SoundFormat:
 
     rate: int = 8000
     seconds: float = 1.0
+    length: str = "pad"
     kind: str = "log_mel"
     n_mels: int = 40
     n_mfcc: int = 20
@@ -48,8 +53,9 @@ class SoundFormat:
     trim_db: float = 30.0
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise UserError(f"Expected features out of {', '.join(KINDS)}. Received: {self.kind!r}")
+        for name, choices in (("kind", KINDS), ("length", LENGTHS)):
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"Expected {name} out of {', '.join(choices)}. Received: {value!r}")
         for name in ("rate", "seconds", "n_mels", "n_mfcc", "window", "hop", "trim_db"):
             if not getattr(self, name) > 0:
                 raise UserError(f"Expected {name} above 0. Received: {getattr(self, name)}")
@@ -147,53 +153,18 @@ def fit(wave: np.ndarray, length: int) -> np.ndarray:
 
 
 def log_mel(waves: np.ndarray, sound_format: SoundFormat) -> np.ndarray:
-    """Log-mel spectrograms, standardised.
+    """Log-mel spectrograms.
 
     Powers of ten, cut off `DYNAMIC_RANGE` below a sound's loudest point, so that the loudness of
-    a recording does not matter; then mean 0 and variance 1 over each sound.
+    a recording does not matter.
 
     Args:
-        waves: `(n, samples)`, of the format's length.
+        waves: `(n, samples)`.
         sound_format: The format.
 
     Returns:
-        float32 `(n, frames, n_mels, 1)`.
+        `(n, frames, n_mels)`, from `-DYNAMIC_RANGE` to 0, a frame every `hop` samples.
     """
-    return _standardised(_log_mel(waves, sound_format), axes=(1, 2))
-
-
-def mfcc(waves: np.ndarray, sound_format: SoundFormat) -> np.ndarray:
-    """Mel-frequency cepstral coefficients: the cosine transform of the log-mel spectrogram.
-
-    Each coefficient has mean 0 and variance 1 over each sound, which takes away what a
-    microphone or a room does to all frames alike.
-
-    Args and returns as `log_mel`, with `n_mfcc` in place of `n_mels`.
-    """
-    from librosa import feature
-
-    spectrogram = np.swapaxes(_log_mel(waves, sound_format), 1, 2)  # (n, n_mels, frames)
-    coefficients = feature.mfcc(S=10 * spectrogram, n_mfcc=sound_format.n_mfcc)
-    return _standardised(np.swapaxes(coefficients, 1, 2), axes=(1,))
-
-
-def features(waves: Iterable[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
-    """Features of waveforms of any length, at the format's rate: trimmed, fitted, transformed.
-
-    Returns:
-        float32 `(n, *sound_format.shape)`.
-    """
-    length = sound_format.samples
-    fitted = [fit(trim(wave, sound_format), length) for wave in waves]
-    if not fitted:
-        return np.zeros((0, *sound_format.shape), np.float32)
-    transform = log_mel if sound_format.kind == "log_mel" else mfcc
-    chunks = [np.stack(fitted[i : i + _CHUNK]) for i in range(0, len(fitted), _CHUNK)]
-    return np.concatenate([transform(chunk, sound_format) for chunk in chunks])
-
-
-def _log_mel(waves: np.ndarray, sound_format: SoundFormat) -> np.ndarray:
-    """Powers of ten, `(n, frames, n_mels)`, at most 0 and at least `-DYNAMIC_RANGE`."""
     from librosa import feature
 
     power = feature.melspectrogram(
@@ -207,6 +178,65 @@ def _log_mel(waves: np.ndarray, sound_format: SoundFormat) -> np.ndarray:
     loudest = np.maximum(power.max(axis=(1, 2), keepdims=True), 1e-20)
     logs = np.log10(np.maximum(power / loudest, 10**-DYNAMIC_RANGE))
     return np.swapaxes(logs, 1, 2)
+
+
+def mfcc(log_mels: np.ndarray, n_mfcc: int) -> np.ndarray:
+    """Mel-frequency cepstral coefficients: the cosine transform of log-mel spectrograms.
+
+    Args:
+        log_mels: `(n, frames, n_mels)`, powers of ten.
+        n_mfcc: Coefficients to keep, the first ones.
+
+    Returns:
+        `(n, frames, n_mfcc)`.
+    """
+    from librosa import feature
+
+    decibels = 10 * np.swapaxes(log_mels, 1, 2)  # (n, n_mels, frames)
+    return np.swapaxes(feature.mfcc(S=decibels, n_mfcc=n_mfcc), 1, 2)
+
+
+def features(waves: Iterable[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
+    """Features of waveforms of any length, at the format's rate.
+
+    They are trimmed, made equally long, and transformed. Log-mel features have mean 0 and
+    variance 1 over each sound; of MFCC each coefficient has, which takes away what a microphone or
+    a room does to all frames alike.
+
+    Returns:
+        float32 `(n, *sound_format.shape)`.
+    """
+    trimmed = [trim(wave, sound_format) for wave in waves]
+    if not trimmed:
+        return np.zeros((0, *sound_format.shape), np.float32)
+    transform = _stretched if sound_format.length == "stretch" else _padded
+    chunks = [trimmed[i : i + _CHUNK] for i in range(0, len(trimmed), _CHUNK)]
+    spectra = np.concatenate([transform(chunk, sound_format) for chunk in chunks])
+    if sound_format.kind == "mfcc":
+        return _standardised(mfcc(spectra, sound_format.n_mfcc), axes=(1,))
+    return _standardised(spectra, axes=(1, 2))
+
+
+def _padded(waves: list[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
+    """Log-mel spectrograms of waveforms that are padded or cropped to the format's length."""
+    return log_mel(np.stack([fit(wave, sound_format.samples) for wave in waves]), sound_format)
+
+
+def _stretched(waves: list[np.ndarray], sound_format: SoundFormat) -> np.ndarray:
+    """Log-mel spectrograms of whole waveforms, interpolated to as many frames as the format has."""
+    longest = 4 * sound_format.samples
+    waves = [wave if len(wave) <= longest else fit(wave, longest) for wave in waves]
+    hop = max(1, sound_format.hop // 2)  # most words are shorter than the format's length
+    together = np.stack([np.pad(wave, (0, max(map(len, waves)) - len(wave))) for wave in waves])
+    found = log_mel(together, replace(sound_format, hop=hop))  # (n, most frames, n_mels)
+    frames, spectra = np.linspace(0, 1, sound_format.shape[0]), []
+    for wave, spectrum in zip(waves, found, strict=True):
+        places = frames * (len(wave) // hop)
+        below = places.astype(int)
+        weight = (places - below)[:, np.newaxis]
+        above = np.minimum(below + 1, len(wave) // hop)
+        spectra.append((1 - weight) * spectrum[below] + weight * spectrum[above])
+    return np.stack(spectra)
 
 
 def _standardised(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -18,11 +18,11 @@ import tensorflow as tf
 def augment(
     features: tf.Tensor,
     seed: tf.Tensor,
-    shift: float = 0.1,
-    stretch: float = 0.2,
-    warp: float = 0.1,
-    noise: float = 0.2,
-    mask: float = 0.15,
+    shift: float = 0.05,
+    stretch: float = 0.1,
+    warp: float = 0.05,
+    noise: float = 0.1,
+    mask: float = 0.1,
 ) -> tf.Tensor:
     """Changes each sound's features in its own way; a function of the seed alone.
 

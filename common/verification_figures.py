@@ -22,7 +22,8 @@ def show_photo(axis: Axes, item: np.ndarray) -> None:
 
 def show_features(axis: Axes, item: np.ndarray) -> None:
     """Features of one sound, `(frames, bands, 1)`: time to the right, low bands below."""
-    axis.imshow(item[..., 0].T, origin="lower", aspect="auto", cmap="cividis")
+    pixels = {"cmap": "cividis", "interpolation": "nearest"}
+    axis.imshow(item[..., 0].T, origin="lower", aspect="auto", **pixels)
 
 
 def examples(energies: np.ndarray, same: np.ndarray, n: int = 5) -> np.ndarray:
@@ -151,7 +152,7 @@ def draw_sounds(
     Args:
         waves: Waveforms `(samples,)` of any length.
         rate: Samples a second.
-        features: Of each sound, `(frames, coefficients)`: MFCC, or log-mel.
+        features: Of each sound, `(frames, coefficients, 1)`: MFCC, or log-mel.
         names: Of the sounds.
     """
     figure, axes = plots.figure(2, len(waves), size=(2.6, 1.8), squeeze=False, sharey="row")
@@ -159,7 +160,7 @@ def draw_sounds(
         above.plot(np.arange(len(wave)) / rate, wave, linewidth=0.5, color=plots.BLUE)
         above.set_title(name)
         above.set_xlabel("seconds")
-        below.imshow(np.squeeze(values).T, origin="lower", aspect="auto", cmap="cividis")
+        show_features(below, values)
         below.set_xlabel("frame")
         below.grid(False)
     axes[0, 0].set_ylabel("pressure")
