@@ -1,11 +1,10 @@
-"""Recognising one's own images: how they are read, what is printed, and every mistake."""
+"""Recognising one's own images: which weights are taken, what is printed, every mistake."""
 
 import shutil
 
 from chapter03_protonets import protonet
 from chapter03_protonets.protonet import Config, ProtoNet
 from common import metric_experiment, own_images, training
-from common.errors import UserError
 
 import cv2
 import keras
@@ -37,69 +36,6 @@ def classes(tmp_path):
 @pytest.fixture
 def query(tmp_path):
     return write(tmp_path / "query.jpg", letter("O", (255, 255, 0), (60, 0, 0), (200, 150)))
-
-
-# Images of any size and colour.
-
-
-def test_dark_on_light_and_light_on_dark_become_the_same():
-    dark = letter("R", (0, 0, 0), (255, 255, 255))[..., 0]
-    item = own_images.as_item(dark, SHAPE, drawn=True)
-    assert (item.shape, item.dtype) == (SHAPE, np.uint8)
-    np.testing.assert_array_equal(own_images.as_item(255 - dark, SHAPE, drawn=True), item)
-    assert item.max() == 255
-    assert item[0].max() == item[-1].max() == 0  # the padding is paper
-    # Faint ink on grey paper is stretched to the same.
-    faint = (150 - (255 - dark.astype(int)) // 5).astype(np.uint8)
-    grey = own_images.as_item(faint, SHAPE, drawn=True)
-    assert np.abs(grey.astype(int) - item).max() <= 8
-
-
-@pytest.mark.parametrize("shape", [(28, 28), (300, 40), (17, 500), (1, 9), (3, 2), (2000, 1500)])
-def test_any_size_is_padded_to_a_square(shape):
-    image = np.full(shape, 255, np.uint8)
-    image[shape[0] // 3 : -(shape[0] // 3) or None, shape[1] // 3 : -(shape[1] // 3)] = 0
-    image[:, [0, -1]] = 255
-    item = own_images.as_item(image, SHAPE, drawn=True)[..., 0]
-    assert item.max() == 255
-    height, width = (round(28 * side / max(shape)) for side in shape)
-    rows, columns = np.flatnonzero(item.any(axis=1)), np.flatnonzero(item.any(axis=0))
-    assert np.ptp(rows) + 1 <= max(1, height)
-    assert np.ptp(columns) + 1 <= max(1, width)
-
-
-def test_the_whole_image_stays_in_proportion():
-    image = np.zeros((40, 80), np.uint8)
-    image[10:30, 20:60] = 255
-    item = own_images.as_item(image, (16, 16, 1), drawn=True)[..., 0]
-    expected = np.zeros((16, 16))
-    expected[6:10, 4:12] = 255
-    np.testing.assert_array_equal(item, expected)
-
-
-def test_photographs_keep_their_greys():
-    image = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (50, 1))
-    item = own_images.as_item(image, (50, 50, 3), drawn=False)
-    np.testing.assert_array_equal(item, np.repeat(image[..., None], 3, axis=2))
-
-
-def test_an_even_grey_is_no_drawing():
-    for value in (0, 130, 255):
-        with pytest.raises(UserError, match=r"a drawing in page.png, found an even grey"):
-            own_images.as_item(np.full((30, 30), value, np.uint8), SHAPE, True, name="page.png")
-
-
-def test_classes_are_folders_or_single_images(classes, tmp_path):
-    found = own_images.read_classes(classes)
-    assert {name: len(images) for name, images in found.items()} == {"I": 1, "O": 1, "X": 1}
-    assert found["X"][0].shape == (90, 120)
-    folder = tmp_path / "folders"
-    for name, count in (("birch", 2), ("alder", 3)):
-        for number in range(count):
-            write(folder / name / f"{number}.pgm", letter("X")[..., 0])
-    (folder / "alder" / "notes.txt").write_text("no image")
-    found = own_images.read_classes(folder)
-    assert [(name, len(images)) for name, images in found.items()] == [("alder", 3), ("birch", 2)]
 
 
 # Answers.
@@ -198,8 +134,7 @@ def test_weights_of_a_run_from_elsewhere(finished, classes, query, tmp_path, cap
 
 def test_the_newest_finished_run_is_taken(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "outputs")
-    config = Config.smoke()
-    config = training_config = own_images.restored(config, {"output_dir": str(place)})
+    config = own_images.restored(Config.smoke(), {"output_dir": str(place)})
     folder = run_of(place)
     assert own_images.newest_run(config, "protonet") == folder
     newer = shutil.copytree(folder, folder.with_name("newer"))
@@ -208,7 +143,7 @@ def test_the_newest_finished_run_is_taken(finished, tmp_path):
     (newer / "learner.weights.h5").unlink()
     assert own_images.newest_run(config, "protonet") == folder
     (folder / "result.json").unlink()
-    assert own_images.newest_run(training_config, "protonet") is None
+    assert own_images.newest_run(config, "protonet") is None
 
 
 def test_wrong_weights(finished, classes, query, tmp_path, capfd):
