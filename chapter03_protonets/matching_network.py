@@ -17,7 +17,7 @@ Full-context embeddings (`--fce`) see the whole support set S; f' = g' is the pl
 
 Differences from the paper:
 
-1. Cosines are multiplied by `--scale`, here 10. With the paper's `--scale 1`, p cannot pass 0.65
+1. Cosines are multiplied by `--scale`, here 20. With the paper's `--scale 1`, p cannot pass 0.65
    for 5 classes (0.40 where features are never negative, as after ReLU), and learning is slow.
 2. Training sees 60 classes in an episode; the paper trains with as many as it tests with.
 3. Adam, its rate falling along a cosine, where the paper names no optimiser. At test time batch
@@ -60,7 +60,7 @@ class Config:
     """Filters of each convolution."""
     norm: str = "fused"
     """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
-    scale: float = 10.0
+    scale: float = 20.0
     """Factor on cosines before the softmax; the paper's is 1."""
     fce: bool = False
     """Embed every item in the context of the support set (full-context embeddings)."""
@@ -110,7 +110,7 @@ class MatchingNetwork(MetaLearner):
         UserError: If the scale or the steps are out of range.
     """
 
-    def __init__(self, network, scale=10.0, fce_steps=0, train_way=None, **options):
+    def __init__(self, network, scale=20.0, fce_steps=0, train_way=None, **options):
         super().__init__(network, **options)
         self.scale, self.fce_steps, self.train_way = scale, fce_steps, train_way
         at_least(0, self, "scale", "fce_steps")

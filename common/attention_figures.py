@@ -34,7 +34,7 @@ def attention_steps(learner, episode):
     return {title: matrix[0].numpy() for title, matrix in steps.items()}
 
 
-def draw_attention(steps, episode, most=2, size=0.34):
+def draw_attention(steps, episode, most=2, size=0.38):
     """Matrices of attention: a row for each query, a column for each support item, by class.
 
     The items of a query's own class are framed: there the weight should be.

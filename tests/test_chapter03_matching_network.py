@@ -113,7 +113,7 @@ def test_a_true_cosine_bounds_the_probability(
         assert probabilities(learner, episode).max() <= best
     # Scaled, the bound is as good as gone: no second softmax (whose floor is 0.904832 for 5).
     episode = points([[1, 0]] + [[-1, 0]] * (n_way - 1), range(n_way), [[1, 0]])
-    assert float(MatchingNetwork(identity(), scale=10.0).meta_loss(episode)) < 1e-6
+    assert float(MatchingNetwork(identity()).meta_loss(episode)) < 1e-6
 
 
 def test_large_scales_stay_finite():
