@@ -11,16 +11,20 @@ confidence r_i: one number (`--confidence radius`) or one for each feature (`dia
 
 With one support image a class the prototype is that image; with more, a damaged one counts less.
 A query's own confidence is not used. `--confidence none` sets S to 1: the prototypes are the
-means, and what remains different from `protonet.py` is the distance. Training and testing are
-those of `protonet.py`, with some of the images damaged: reduced and enlarged again.
+means, and what remains different from `protonet.py` is the distance, which is not squared. A
+prototypical network is trained on the same episodes, and both are tested on the same ones, clean
+and with some of the support images damaged: reduced and enlarged again.
 
 Differences from the paper and its code:
 
 1. Test images are embedded one by one (batch normalisation uses its moving averages); the
    authors' code normalises a test episode by its own statistics.
-2. r is a linear function of the embedding that prototypical networks use, instead of more filters
-   in the last convolution.
-3. The rate falls along a cosine instead of being halved every 2,000 episodes.
+2. r is a linear function, batch-normalised, of the embedding that prototypical networks use,
+   instead of more filters in the last convolution.
+3. Only support images are damaged (`--damage-queries`: queries too), since a query's confidence
+   is not used, and more so (28 -> 4 -> 28 pixels; the paper 28 -> 7 -> 28) but fewer of them.
+4. There are 5 support images a class, where the weights matter, and fewer classes an episode; the
+   rate falls along a cosine instead of being halved every 2,000 episodes.
 
 `python chapter03_protonets/gaussian_protonet.py` trains on printed characters.
 """
@@ -53,8 +57,10 @@ class Config(protonet.Config):
     k_shot: int = 5
     """Support items of each class, in training and in testing."""
     damage: float = 0.5
-    """Probability that an image is damaged, in training and in damaged testing."""
-    damage_factor: int = 4
+    """Probability that a support image is damaged, in training and in damaged testing."""
+    damage_queries: bool = False
+    """Damage queries too, with the same probability."""
+    damage_factor: int = 7
     """How many times smaller a damaged image gets before it is enlarged again."""
 
     confidence: str = "radius"
@@ -64,6 +70,8 @@ class Config(protonet.Config):
     squared: bool = False
     """Square the distance, as prototypical networks do."""
 
+    eval_episodes: int = 600
+    """Meta-test episodes."""
     run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
 
     def __post_init__(self):
@@ -76,7 +84,7 @@ class Config(protonet.Config):
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set; the docstring above says what differs from the paper."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=8000))
+        return replace(cls(), **metric_experiment.settings_for(dataset, steps=12000))
 
 
 @keras.saving.register_keras_serializable("meta_learning")

@@ -20,7 +20,7 @@ def samplers(config):
     `"5_way_5_shot_clean"` and, the same with some images damaged, `"5_way_5_shot_damaged"`.
     """
     train, tests = metric_experiment.samplers(config)
-    damage = (config.damage, config.damage_factor)
+    damage = (config.damage, config.damage_factor, config.damage_queries)
     both = {}
     for task, sampler in tests.items():
         both[f"{task}_clean"] = sampler
@@ -96,7 +96,7 @@ def confidences(learner, images):
 
 
 def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):
-    """How many pairs of a whole and a damaged query have the whole one more confident.
+    """How many pairs of a whole and a damaged support image have the whole one surer.
 
     Args:
         learner: A learner with `points`, such as `GaussianProtoNet`.
@@ -108,9 +108,9 @@ def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):
     """
     shares = []
     for index in range(n_episodes):
-        damaged = sampler.masks(index)[1]
+        damaged = sampler.masks(index)[0]
         if 0 < damaged.sum() < len(damaged):
-            sure = confidences(learner, sampler.episode(index).query_x)
+            sure = confidences(learner, sampler.episode(index).support_x)
             shares.append(roc_auc_score(~damaged, sure))
     return Estimate.from_values(shares)
 
@@ -118,14 +118,14 @@ def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):
 def draw(result, config, directory):
     """Saves the figures of a run: a damaged episode, its radii, its images sorted, curves."""
     sampler, learner = shown_sampler(samplers(config)[1]), result.learner
-    episode, (support_damaged, query_damaged) = sampler.episode(0), sampler.masks(0)
+    episode, (damaged, _) = sampler.episode(0), sampler.masks(0)
     predictions = np.array(result.extra["predictions"])
     figure = plots.draw_episode(*episode, predictions=predictions)
     plots.save(figure, directory / "episode.png")
-    figure = confidence_figures.draw_gaussians(learner, episode, support_damaged)
+    figure = confidence_figures.draw_gaussians(learner, episode, damaged)
     plots.save(figure, directory / "gaussians.png")
-    sure = confidences(learner, episode.query_x)
-    figure = confidence_figures.draw_sorted(episode.query_x, sure, query_damaged)
+    sure = confidences(learner, episode.support_x)
+    figure = confidence_figures.draw_sorted(episode.support_x, sure, damaged)
     plots.save(figure, directory / "confidences.png")
     figure, axis = plots.figure(size=(5.6, 3.2))
     for name, curve in result.history.items():

@@ -19,12 +19,13 @@ class DamagedSampler:
         sampler: An `EpisodeSampler` of images.
         share: Probability that an image is damaged, 0..1.
         factor: How many times smaller an image gets on the way; 4 makes 28 pixels 7.
+        queries: Whether queries are damaged too, or only support images.
 
     Raises:
         UserError: If `share` or `factor` is out of range, or the items are no images.
     """
 
-    def __init__(self, sampler, share, factor=4):
+    def __init__(self, sampler, share, factor=4, queries=True):
         if not 0 <= share <= 1:
             raise UserError(f"the share of damaged images must be between 0 and 1, got {share}")
         shape = getattr(sampler.data, "items", None)
@@ -35,7 +36,7 @@ class DamagedSampler:
                 f"{shape}; choose a data set of images or a share of 0"
             )
         self.sampler, self.data, self.seed = sampler, sampler.data, sampler.seed
-        self.share = share
+        self.share, self.queries = share, queries
         self.factor = whole_number("factor", factor, minimum=1, maximum=min(shape[:2]))
 
     def dataset(self, meta_batch_size, start_step=0):
@@ -70,12 +71,13 @@ class DamagedSampler:
         return tuple(mask.numpy()[0] for mask in self._draw(seed, *sizes))
 
     def _draw(self, seed, *shapes):
-        """Boolean masks of the given shapes."""
+        """Masks of the support and of the query images, of the given shapes."""
         seed = tf.random.experimental.stateless_fold_in(seed, _STREAM, alg="philox")
         seeds = tf.unstack(tf.random.split(seed, len(shapes), alg="philox"))
+        shares = (self.share, self.share if self.queries else 0.0)
         return [
-            tf.random.stateless_uniform(shape, own, alg="philox") < self.share
-            for shape, own in zip(shapes, seeds, strict=True)
+            tf.random.stateless_uniform(shape, own, alg="philox") < share
+            for shape, own, share in zip(shapes, seeds, shares, strict=True)
         ]
 
     def _damaged(self, numbers, stream, episodes):

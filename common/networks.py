@@ -98,7 +98,9 @@ def normalization(norm):
 
 
 def with_linear(network, outputs, *, name=None, seed=0):
-    """The network with linear functions of its features behind them; at first they are near 0.
+    """The network with normalised linear functions of its features behind them.
+
+    Batch normalisation gives them a spread of 1 from the start.
 
     Args:
         network: A built Keras model to `(examples, features)`.
@@ -109,9 +111,10 @@ def with_linear(network, outputs, *, name=None, seed=0):
     Returns:
         A `keras.Model` to `(examples, features + outputs)`.
     """
-    small = keras.initializers.RandomNormal(stddev=0.01, seed=seed)
-    linear = layers.Dense(outputs, kernel_initializer=small, name=name)(network.output)
-    joined = layers.Concatenate()([network.output, linear])
+    kernel = _initializer("glorot_uniform", seed)
+    linear = layers.Dense(outputs, use_bias=False, kernel_initializer=kernel, name=name)
+    normalised = layers.BatchNormalization(momentum=0.9)(linear(network.output))
+    joined = layers.Concatenate()([network.output, normalised])
     return keras.Model(network.input, joined, name=network.name)
 
 

@@ -177,7 +177,7 @@ def test_saved_and_loaded_learners_agree(confidence, tmp_path):
 def test_both_learners_start_alike():
     learners = gaussian_protonet.new_learners(Config.smoke(), (28, 28, 1))
     ours, plain = (learner.network.get_weights() for learner in learners.values())
-    assert len(ours) == len(plain) + 2  # the layer of the confidences
+    assert len(ours) == len(plain) + 5  # a kernel and its normalisation
     for a, b in zip(ours, plain, strict=False):
         np.testing.assert_array_equal(a, b)
 
@@ -196,7 +196,7 @@ def trained():
     tried = RunSettings(steps=60, dataset="glyphs")
     config = replace(
         Config(), n_way=5, n_query=3, test_ways=(5,), test_query=5, filters=16,
-        eval_episodes=40, damage_factor=7, run=tried,
+        eval_episodes=40, run=tried,
     )  # fmt: skip
     return config, gaussian_protonet.run(config)
 
@@ -249,7 +249,7 @@ def test_writes_what_it_needs_to_be_resumed(tmp_path):
 @pytest.mark.slow
 def test_damaged_images_are_less_sure():
     config = replace(
-        Config(), n_way=10, n_query=3, filters=32, damage_factor=7,
+        Config(), n_way=10, n_query=3, filters=32,
         run=RunSettings(steps=300, dataset="glyphs"),
     )  # fmt: skip
     sampler, tests = confidence_experiment.samplers(config)

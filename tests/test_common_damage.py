@@ -71,6 +71,15 @@ def test_share_is_the_frequency(plain, share):
     assert masks.mean() == pytest.approx(share, abs=4 * (share * (1 - share) / len(masks)) ** 0.5)
 
 
+def test_queries_can_be_spared(plain):
+    sampler, both = DamagedSampler(plain, 0.5, queries=False), DamagedSampler(plain, 0.5)
+    for index in range(3):
+        whole, episode, other = (each.episode(index) for each in (plain, sampler, both))
+        np.testing.assert_array_equal(whole.query_x, episode.query_x)
+        np.testing.assert_array_equal(other.support_x, episode.support_x)
+        assert not sampler.masks(index)[1].any()
+
+
 def test_another_seed_damages_others(plain):
     other = EpisodeSampler(plain.data, 3, 2, 4, seed=6)
     masks = [
