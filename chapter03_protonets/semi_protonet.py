@@ -1,8 +1,7 @@
 """Semi-supervised prototypical networks: items without labels refine the prototypes.
 
-Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel (2018), arXiv:1803.00676;
-equations as numbered in its submission to ICLR; d is squared Euclidean, h an embedding, i a support
-item, j an unlabelled one.
+Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel (2018), arXiv:1803.00676,
+its equations as numbered in the submission; d is squared Euclidean, h_j the embedding of item j.
 
     z_jc = softmax_c(-d(h_j, p_c));  p~_c is the mean of all h with weights z   (4) soft k-means
     z_jc ~ exp(-d(h_j, p_c) / r_c^2 - A(r_c)),  A(r) = ln(2 pi) / 2 + ln r      (5, 6) one more
@@ -11,19 +10,18 @@ item, j an unlabelled one.
     [b_c, g_c] = MLP(min, max, variance, skewness, kurtosis of d~_jc over j)    (8)
     m_jc = sigmoid(-g_c (d~_jc - b_c)), and z_jc m_jc stands for z_jc in (4)    (9)
 
-In every class, of the test too, 10 % of the items are labelled; the others serve without label
-only. With `--distractors 5`, as many of them come from 5 classes that the task is not about.
+In every class, of the test too, 10 % of the items are labelled; the others serve without label.
+With `--distractors 5`, as many of them come from 5 classes that the task is not about.
 
 Differences from the paper, or from its code where the paper leaves a choice:
 
-1. The code halves d / r^2; the paper does not, nor do we. ln r is learned; r starts at 3, in the
-   code at 100, where cluster N + 1 owns nearly all items of an untrained network.
-2. Queries are of the N classes: their logits leave out cluster N + 1, which stays at 0. In the
-   code it moves, and a query can be lost to it.
-3. The code applies the mask twice (z m^2); the paper, and we, once. As in the code b and g are
-   exponentials, so that what is farther never counts more, the MLP is 5 -> 20 (tanh) -> 2 (there
-   3, one unused) and starts near b = g = 1, and no gradient flows through its five inputs.
-4. The code stops the gradient at the z of plain soft k-means; here it flows, as in the other two.
+1. The code halves d / r^2; the paper does not, nor do we. ln r is learned as there; r starts at 3,
+   not at 100, where cluster N + 1 owns nearly all items of an untrained network.
+2. Queries are never of cluster N + 1, which stays at 0; in the code it moves and can win them.
+3. The mask counts once, as in the paper; the code has z m^2. As there, b and g are exponentials
+   (nearer is never less), and the MLP, 5 -> 20 (tanh) -> 2, there 3 with one unused, starts near
+   b = g = 1 and lets no gradient through to its inputs.
+4. The code stops the gradient at plain soft k-means' z; here it flows, as in the other two.
 5. A step has several episodes, Adam's rate falls along a cosine, and there is no weight decay. Of
    20 drawings 2 are labelled, so 18 are left in testing, where the paper has M = 20.
 
@@ -36,7 +34,7 @@ from chapter03_protonets.protonet import ProtoNet
 from common import command, networks, semi_experiment, training
 from common.embedding import distance_statistics, embed, squared_distances
 from common.errors import UserError
-from common.settings import RunSettings, at_least, fraction, non_negative, positive
+from common.settings import RunSettings, at_least, non_negative, positive
 
 import keras
 import numpy as np
@@ -63,32 +61,24 @@ class Config:
     """H: classes of which an episode has unlabelled items only, in training and testing."""
     rotations: bool = True
     """Count each 90-degree rotation of a class of images as a class of its own."""
-
     methods: tuple[str, ...] = ("soft", "cluster", "masked")
     """What to train beside the supervised network: soft, cluster, masked."""
-    refinements: int = 1
-    """Steps of k-means."""
     filters: int = 64
     """Filters of each convolution."""
-
     outer_lr: float = 0.001
     """Rate of the outer steps (Adam)."""
     outer_decay: bool = True
     """Let the outer rate fall to zero along a cosine."""
     meta_batch_size: int = 4
     """Episodes in an outer step."""
-
     eval_episodes: int = 1000
     """Meta-test episodes."""
     run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
 
     def __post_init__(self):
-        positive(
-            self, "k_shot", "n_query", "labelled", "n_unlabelled", "test_unlabelled", "filters"
-        )
-        positive(self, "refinements", "outer_lr", "meta_batch_size")
+        positive(self, "k_shot", "n_query", "labelled", "n_unlabelled", "test_unlabelled")
+        positive(self, "filters", "outer_lr", "meta_batch_size")
         non_negative(self, "distractors")
-        fraction(self, "labelled")
         at_least(2, self, "eval_episodes", "n_way")
         if unknown := sorted(set(self.methods) - set(METHODS)):
             raise UserError(f"--methods must be among {' '.join(METHODS)}, got {unknown[0]}")
@@ -106,11 +96,9 @@ class Config:
 
 @keras.saving.register_keras_serializable("meta_learning")
 class SoftKMeans(ProtoNet):
-    """Prototypes refined by `refinements` steps of soft k-means; else as `ProtoNet`."""
+    """Prototypes refined by soft k-means; everything else is as in `ProtoNet`."""
 
-    def __init__(self, network, refinements=1, **options):
-        super().__init__(network, **options)
-        self.refinements = refinements
+    refinements = 1  # steps of k-means
 
     def query_predictions(self, episode, training=False):
         """Logits of the queries; without unlabelled items those of `ProtoNet`."""
@@ -136,18 +124,14 @@ class SoftKMeans(ProtoNet):
         """z_jc: the weight of every unlabelled item in each class."""
         return tf.nn.softmax(self.logits(unlabelled, prototypes))
 
-    def get_config(self):
-        return {**super().get_config(), "refinements": self.refinements}
-
 
 @keras.saving.register_keras_serializable("meta_learning")
 class ClusterSoftKMeans(SoftKMeans):
-    """Soft k-means with a cluster of `radius` (at the start) at 0 for distractors: (5, 6)."""
+    """Soft k-means with a cluster at 0 for distractors, whose radius is learned: (5, 6)."""
 
-    def __init__(self, network, radius=3.0, **options):
+    def __init__(self, network, **options):
         super().__init__(network, **options)
-        self.radius = radius
-        start = keras.initializers.Constant(np.log(radius))
+        start = keras.initializers.Constant(np.log(3.0))
         self.log_radius = self.add_weight(shape=(), initializer=start, name="log_radius")
 
     def assignments(self, unlabelled, prototypes):
@@ -159,9 +143,6 @@ class ClusterSoftKMeans(SoftKMeans):
         logits = tf.concat([self.logits(unlabelled, prototypes), cluster], axis=-1)
         return tf.nn.softmax(logits)[..., :-1]
 
-    def get_config(self):
-        return {**super().get_config(), "radius": self.radius}
-
 
 @keras.saving.register_keras_serializable("meta_learning")
 class MaskedSoftKMeans(SoftKMeans):
@@ -170,8 +151,8 @@ class MaskedSoftKMeans(SoftKMeans):
     def __init__(self, network, **options):
         super().__init__(network, **options)
         small = keras.initializers.RandomNormal(stddev=0.01, seed=0)
-        hidden = keras.layers.Dense(20, "tanh", kernel_initializer=small)
-        last = keras.layers.Dense(2, kernel_initializer=small)
+        hidden = keras.layers.Dense(20, "tanh", kernel_initializer=small, dtype="float32")
+        last = keras.layers.Dense(2, kernel_initializer=small, dtype="float32")
         self.mlp = keras.Sequential([keras.Input((None, 5)), hidden, last], name="mlp")
 
     def assignments(self, unlabelled, prototypes):
@@ -184,8 +165,7 @@ class MaskedSoftKMeans(SoftKMeans):
         mean = tf.reduce_mean(distances, axis=1, keepdims=True)
         relative = distances / tf.maximum(mean, 1e-6)  # (7)
         inputs = tf.stop_gradient(distance_statistics(relative))  # (tasks, n_way, 5)
-        b_g = tf.cast(tf.exp(self.mlp(inputs)), distances.dtype)  # (8), (tasks, n_way, 2)
-        b, g = tf.unstack(b_g[:, tf.newaxis], axis=-1)
+        b, g = tf.unstack(tf.exp(self.mlp(inputs))[:, tf.newaxis], axis=-1)  # (8)
         return tf.sigmoid(-g * (relative - b))  # (9)
 
 
@@ -196,16 +176,15 @@ def run(config, directory=None, progress=False):
     """Trains the supervised network and `methods` alike, and measures them on unseen classes.
 
     Returns:
-        A `Result` with accuracies, and what each learner gains over the supervised one, episode by
-        episode; `inference` is the supervised network with soft k-means in testing only.
+        A `Result` with accuracies and, episode by episode, gains over the supervised network, which
+        has soft k-means in testing only as `inference`.
     """
     training.prepare(config.run)
     sampler, test_sampler = semi_experiment.samplers(config)
     shape = sampler.data.item_shape
     learners = {name: new_learner(config, name, shape) for name in ("supervised", *config.methods)}
     histories = semi_experiment.train(learners, sampler, config, directory, progress)
-    network = learners["supervised"].network
-    learners["inference"] = SoftKMeans(network, refinements=config.refinements)
+    learners["inference"] = SoftKMeans(learners["supervised"].network)
     return semi_experiment.measure(learners, test_sampler, config, histories)
 
 
@@ -214,9 +193,7 @@ def new_learner(config, name, input_shape):
     network = networks.conv4(
         input_shape, None, filters=config.filters, strided=False, norm="fused", seed=config.run.seed
     )
-    if name == "supervised":
-        return ProtoNet(network, train_way=config.n_way)
-    return METHODS[name](network, refinements=config.refinements, train_way=config.n_way)
+    return {"supervised": ProtoNet, **METHODS}[name](network, train_way=config.n_way)
 
 
 def main():

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 NOBODYS = "#DDDDDD"  # colour of what belongs to no class
 
 
-def draw_episode(episode, max_images=8):
+def draw_episode(episode, max_images=8, max_rows=4):
     """Support, query and unlabelled items, a row for each class; distractor classes are last.
 
     The unlabelled items stand in the rows of their classes for the reader: a learner meets them
@@ -20,6 +20,7 @@ def draw_episode(episode, max_images=8):
     Args:
         episode: A `SemiSupervisedEpisode` of square images, without task axis.
         max_images: How many unlabelled items a row shows at most.
+        max_rows: How many rows of distractors are shown at most.
     """
     n_way = int(episode.support_y.max()) + 1
     size, gap = episode.support_x.shape[1], 3
@@ -34,7 +35,7 @@ def draw_episode(episode, max_images=8):
     nothing = episode.support_x[:0]
     rows += [
         [nothing, nothing, strangers[start : start + max_images]]
-        for start in range(0, len(strangers), max_images)
+        for start in range(0, min(len(strangers), max_rows * max_images), max_images)
     ]
     widths = [max(len(row[part]) for row in rows) for part in range(3)]
     starts = np.cumsum([0, widths[0] + 0.5, widths[1] + 0.5]) * (size + gap)
@@ -51,7 +52,7 @@ def draw_episode(episode, max_images=8):
         name = str(number) if number < n_way else "?"
         axis.text(-5, (number + 0.45) * (size + gap), name, ha="right", va="center")
     for start, heading in zip(starts, ("support", "query", "unlabelled")):
-        axis.text(start, -5, heading, fontweight="bold", rotation=25 if widths[0] == 1 else 0)
+        axis.text(start, -5, heading, fontweight="bold", fontsize=8)
     axis.imshow(np.squeeze(np.clip(page, 0, 1)), cmap="gray_r", vmin=0, vmax=1)
     axis.axis("off")
     return figure
@@ -166,7 +167,7 @@ def draw_by_unlabelled(numbers, curves):
         curves: By name, an `Estimate` for each of them; `supervised` does not use the items.
     """
     figure, axis = plots.figure(size=(5.2, 3.2))
-    styles = {"supervised": plots.role("baseline"), "inference": plots.role("random")}
+    styles = {"supervised": plots.role("baseline"), "inference": plots.role("before")}
     for name, estimates in curves.items():
         plots.interval_line(axis, numbers, estimates, label=name, **styles.get(name, {}))
     axis.set(xlabel="unlabelled items of each class (M)", ylabel="accuracy")
