@@ -22,7 +22,7 @@ Differences from the paper and its code:
 2. r is a linear function, batch-normalised, of the embedding that prototypical networks use,
    instead of more filters in the last convolution.
 3. Only support images are damaged (`--damage-queries`: queries too), since a query's confidence
-   is not used, and more so (28 -> 4 -> 28 pixels; the paper 28 -> 7 -> 28) but fewer of them.
+   is not used, and they lose more (28 -> 2 -> 28 pixels; the paper 28 -> 7 -> 28).
 4. There are 5 support images a class, where the weights matter, and fewer classes an episode; the
    rate falls along a cosine instead of being halved every 2,000 episodes.
 
@@ -56,11 +56,11 @@ class Config(protonet.Config):
     """Classes in an episode of training."""
     k_shot: int = 5
     """Support items of each class, in training and in testing."""
-    damage: float = 0.5
+    damage: float = 0.75
     """Probability that a support image is damaged, in training and in damaged testing."""
     damage_queries: bool = False
     """Damage queries too, with the same probability."""
-    damage_factor: int = 7
+    damage_factor: int = 14
     """How many times smaller a damaged image gets before it is enlarged again."""
 
     confidence: str = "radius"

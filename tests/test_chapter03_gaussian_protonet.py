@@ -203,10 +203,10 @@ def trained():
 
 def test_it_learns(trained):
     _, result = trained
-    for task in ("clean", "damaged"):
+    for task, enough in (("clean", 0.5), ("damaged", 0.35)):
         estimate = result.metrics[f"gaussian_protonet_accuracy_5_way_5_shot_{task}"]
-        assert estimate.mean > 0.45, (task, estimate)  # chance is 0.2
-    assert result.history["loss"][-1] < np.log(5) - 0.3
+        assert estimate.mean - estimate.ci95 > enough, (task, estimate)  # chance is 0.2
+    assert result.history["loss"][-1] < np.log(5) - 0.1
 
 
 def test_gain_is_the_paired_difference(trained):
