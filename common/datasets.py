@@ -196,6 +196,12 @@ DATA_SETS = {
         "rendered from the DejaVu fonts inside matplotlib, dejavu-fonts.github.io",
         "Bitstream Vera licence, changes in the public domain",
     ),
+    "omniglot": DataSet(
+        _omniglot, "1,623 handwritten characters x 20, split by alphabet", _LAKE, "MIT"
+    ),
+    "omniglot-random": DataSet(
+        _omniglot_random, "the same, split at random: 1,100 / 100 / 423", _LAKE, "MIT"
+    ),
     "faces": DataSet(
         _faces,
         "synthetic faces: 400 invented people x 10 drawn pictures",
@@ -205,12 +211,6 @@ DATA_SETS = {
     "att_faces": DataSet(_att_faces, "photographs of 40 people x 10", _ATT, _ATT_LICENCE),
     "olivetti": DataSet(
         _olivetti, "the same photographs, cut to the face, through scikit-learn", _ATT, _ATT_LICENCE
-    ),
-    "omniglot": DataSet(
-        _omniglot, "1,623 handwritten characters x 20, split by alphabet", _LAKE, "MIT"
-    ),
-    "omniglot-random": DataSet(
-        _omniglot_random, "the same, split at random: 1,100 / 100 / 423", _LAKE, "MIT"
     ),
     "sounds": DataSet(
         _sounds,
