@@ -29,13 +29,14 @@ Differences from the paper and its code:
 `python chapter03_protonets/gaussian_protonet.py` trains on printed characters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chapter03_protonets import protonet
 from common import command, confidence_experiment, metric_experiment, networks, training
 from common.embedding import embed
 from common.errors import UserError
-from common.settings import RunSettings, fraction, positive
+from common.metric_settings import MetricSettings
+from common.settings import fraction, positive
 
 import keras
 import tensorflow as tf
@@ -49,18 +50,21 @@ FORMS = {
 
 
 @dataclass(frozen=True)
-class Config(protonet.Config):
+class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
 
     n_way: int = 20
     """Classes in an episode of training."""
     k_shot: int = 5
     """Support items of each class, in training and in testing."""
-    damage: float = 0.75
+    eval_episodes: int = 600
+    """Meta-test episodes."""
+
+    damage: float = 0.5
     """Probability that a support image is damaged, in training and in damaged testing."""
     damage_queries: bool = False
     """Damage queries too, with the same probability."""
-    damage_factor: int = 14
+    damage_factor: int = 7
     """How many times smaller a damaged image gets before it is enlarged again."""
 
     confidence: str = "radius"
@@ -70,21 +74,10 @@ class Config(protonet.Config):
     squared: bool = False
     """Square the distance, as prototypical networks do."""
 
-    eval_episodes: int = 600
-    """Meta-test episodes."""
-    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
-
     def __post_init__(self):
         super().__post_init__()
         positive(self, "damage_factor")
         fraction(self, "damage")
-        if self.distance != "euclidean":
-            raise UserError(f"--distance must be euclidean here, got {self.distance}")
-
-    @classmethod
-    def for_dataset(cls, dataset):
-        """The settings for a data set; the docstring above says what differs from the paper."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=12000))
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -178,17 +171,18 @@ def run(config, directory=None, progress=False):
 
 def new_learners(config, input_shape):
     """The untrained learner and the one to compare it with, which start from the same weights."""
-    encoder = protonet.new_learner(config, input_shape).network
+    encoder = metric_experiment.conv4_embedding(config, input_shape)
     if config.confidence != "none":
         (features,) = encoder.outputs
         outputs = 1 if config.confidence == "radius" else features.shape[-1]
         encoder = networks.with_linear(encoder, outputs, name="confidence", seed=config.run.seed)
-    return {
-        "gaussian_protonet": GaussianProtoNet(
-            encoder, config.confidence, config.form, config.squared, train_way=config.n_way
-        ),
-        "protonet": protonet.new_learner(config, input_shape),
-    }
+    plain = protonet.ProtoNet(
+        metric_experiment.conv4_embedding(config, input_shape), train_way=config.n_way
+    )
+    gaussian = GaussianProtoNet(
+        encoder, config.confidence, config.form, config.squared, train_way=config.n_way
+    )
+    return {"gaussian_protonet": gaussian, "protonet": plain}
 
 
 def main():

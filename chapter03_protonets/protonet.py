@@ -30,14 +30,15 @@ Differences from the paper and its code:
 `python chapter03_protonets/protonet.py --support DIR --query FILE...` recognises your own images.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from common import calibration, metric_experiment, networks, own_images, training
 from common.embedding import class_shares, cosine_similarities, embed, squared_distances
 from common.errors import UserError
 from common.learner import MetaLearner
-from common.settings import RunSettings, at_least, positive
+from common.metric_settings import MetricSettings
+from common.settings import positive
 
 import keras
 import tensorflow as tf
@@ -46,26 +47,9 @@ DISTANCES = ("euclidean", "cosine")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
 
-    n_way: int = 60
-    """Classes in an episode of training."""
-    k_shot: int = 1
-    """Support items of each class, in training and in testing."""
-    n_query: int = 5
-    """Query items of each class in training."""
-    test_ways: tuple[int, ...] = (5, 20)
-    """Classes in an episode of testing; every number gets a line of results."""
-    test_query: int = 15
-    """Query items of each class in testing."""
-    rotations: bool = True
-    """Count each 90-degree rotation of a class of images as a class of its own."""
-
-    filters: int = 64
-    """Filters of each convolution."""
-    norm: str = "fused"
-    """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
     distance: str = "euclidean"
     """Distance to the prototypes: euclidean (squared) or cosine."""
     scale: float = 10.0
@@ -73,40 +57,17 @@ class Config:
     zero_shot: bool = False
     """Learn classes from their descriptions, without a single image; k_shot has no meaning."""
 
-    outer_lr: float = 0.001
-    """Rate of the outer steps (Adam)."""
-    outer_decay: bool = True
-    """Let the outer rate fall to zero along a cosine."""
-    meta_batch_size: int = 1
-    """Episodes in an outer step."""
-
-    eval_episodes: int = 1000
-    """Meta-test episodes."""
     support: Path | None = None
     """Recognise your own images: folder with a folder of images, or an image, for each class."""
     query: tuple[Path, ...] = ()
     """The images to recognise."""
     weights: Path | None = None
     """Folder of the run to recognise with; by default the newest, or a training comes first."""
-    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
 
     def __post_init__(self):
         own_images.check(self)
-        positive(self, "n_way", "k_shot", "n_query", "test_query", "filters", "scale")
-        positive(self, "outer_lr", "meta_batch_size")
-        at_least(2, self, "eval_episodes", "n_way")
-        if not self.test_ways or min(self.test_ways) < 2:
-            raise UserError(f"--test-ways must be numbers of at least 2, got {self.test_ways}")
-
-    @classmethod
-    def for_dataset(cls, dataset):
-        """The settings for a data set, after the paper's; the docstring above says what differs."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=12000))
-
-    @classmethod
-    def smoke(cls, dataset="glyphs"):
-        """The whole script in seconds."""
-        return replace(cls.for_dataset(dataset), **metric_experiment.smoke_settings(dataset))
+        super().__post_init__()
+        positive(self, "scale")
 
 
 @keras.saving.register_keras_serializable("meta_learning")

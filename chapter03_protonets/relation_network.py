@@ -27,15 +27,15 @@ Differences from the paper and its code:
 `python chapter03_protonets/relation_network.py` trains on printed characters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from chapter03_protonets.protonet import ProtoNet
 from common import command, metric_experiment, relation_figures, training
 from common.embedding import embed
-from common.errors import UserError
 from common.learner import MetaLearner
+from common.metric_settings import MetricSettings
 from common.relation_modules import description_module, embedding_module, relation_module
-from common.settings import RunSettings, at_least, positive
 
 import keras
 import tensorflow as tf
@@ -43,56 +43,17 @@ from keras import layers
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
+
+    OMNIGLOT_STEPS: ClassVar[int] = 20000
 
     n_way: int = 20
     """Classes in an episode of training."""
-    k_shot: int = 1
-    """Support items of each class, in training and in testing."""
-    n_query: int = 5
-    """Query items of each class in training."""
-    test_ways: tuple[int, ...] = (5, 20)
-    """Classes in an episode of testing; every number gets a line of results."""
-    test_query: int = 15
-    """Query items of each class in testing."""
-    rotations: bool = True
-    """Count each 90-degree rotation of a class of images as a class of its own."""
-
-    filters: int = 64
-    """Filters of each convolution."""
-    norm: str = "fused"
-    """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
-    zero_shot: bool = False
-    """Learn classes from their descriptions, without a single image; k_shot has no meaning."""
-
     outer_lr: float = 0.003
     """Rate of the outer steps (Adam)."""
-    outer_decay: bool = True
-    """Let the outer rate fall to zero along a cosine."""
-    meta_batch_size: int = 1
-    """Episodes in an outer step."""
-
-    eval_episodes: int = 1000
-    """Meta-test episodes."""
-    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
-
-    def __post_init__(self):
-        positive(self, "n_way", "k_shot", "n_query", "test_query", "filters")
-        positive(self, "outer_lr", "meta_batch_size")
-        at_least(2, self, "eval_episodes", "n_way")
-        if not self.test_ways or min(self.test_ways) < 2:
-            raise UserError(f"--test-ways must be numbers of at least 2, got {self.test_ways}")
-
-    @classmethod
-    def for_dataset(cls, dataset):
-        """The settings for a data set; the docstring above says what differs from the paper."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=20000))
-
-    @classmethod
-    def smoke(cls, dataset="glyphs"):
-        """The whole script in seconds."""
-        return replace(cls.for_dataset(dataset), **metric_experiment.smoke_settings(dataset))
+    zero_shot: bool = False
+    """Learn classes from their descriptions, without a single image; k_shot has no meaning."""
 
 
 @keras.saving.register_keras_serializable("meta_learning")

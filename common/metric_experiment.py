@@ -1,6 +1,6 @@
 """What the scripts of the metric learners share: data, training, baselines, measurement.
 
-Their `Config`s have the fields of `chapter03_protonets.protonet.Config`.
+Their `Config`s are `common.metric_settings.MetricSettings`.
 """
 
 from common import attention_figures, metric_figures, networks, plots, training
@@ -8,30 +8,11 @@ from common.datasets import load
 from common.described_tasks import DescribedTasks, NearestDescription, described_splits
 from common.episodes import EpisodeSampler
 from common.results import Result
-from common.settings import RunSettings
 
 import keras
 import numpy as np
 
 BASELINE_EPISODES = 200  # of each kind: their intervals need not be as narrow
-
-
-def settings_for(dataset, steps):
-    """What a `Config` changes for a data set: real characters are trained for `steps` steps.
-
-    Only characters have classes of their own when they are turned.
-    """
-    long = dataset.startswith("omniglot")
-    if dataset == "glyphs" or long:
-        return {"run": RunSettings(steps=steps if long else 1000, dataset=dataset)}
-    small = {"n_way": 5, "test_ways": (5,), "test_query": 5, "rotations": False}
-    return {**small, "run": RunSettings(steps=1000, dataset=dataset)}
-
-
-def smoke_settings(dataset):
-    """What a `Config` changes to run the whole script in seconds."""
-    tried = RunSettings(steps=20, dataset=dataset, smoke=True)
-    return {"n_way": 5, "test_ways": (5,), "filters": 8, "eval_episodes": 20, "run": tried}
 
 
 def samplers(config):
