@@ -3,7 +3,7 @@
 Their `Config`s have the fields of `chapter03_protonets.protonet.Config`.
 """
 
-from common import metric_figures, networks, plots, training
+from common import attention_figures, metric_figures, networks, plots, training
 from common.datasets import load
 from common.described_tasks import DescribedTasks, NearestDescription, described_splits
 from common.episodes import EpisodeSampler
@@ -162,6 +162,10 @@ def draw(result, config, directory):
     if names is None and hasattr(result.learner, "prototypes"):
         figure = metric_figures.draw_prototypes(result.learner, episode)
         plots.save(figure, directory / "prototypes.png")
+    if hasattr(result.learner, "log_attention"):
+        steps = attention_figures.attention_steps(result.learner, episode)
+        figure = attention_figures.draw_attention(steps, episode)
+        plots.save(figure, directory / "attention.png")
     figure, axis = plots.figure(size=(5.6, 3.2))
     plots.learning_curve(axis, result.history["step"], result.history["loss"])
     axis.set(xlabel="outer step", ylabel="loss in training")

@@ -5,7 +5,7 @@ its file.
 """
 
 from common.errors import UserError
-from common.image_folders import SUFFIXES, image_files, subfolders
+from common.image_folders import SUFFIXES, files_of, subfolders
 from common.images import decode_image
 
 import cv2
@@ -19,7 +19,7 @@ def read_classes(folder):
     if not folder.is_dir():
         raise UserError(f"expected a folder of classes in {folder}, but there is no such folder")
     names = subfolders(folder)
-    files = {name: image_files(folder / name) for name in names}
+    files = {name: files_of(folder / name, SUFFIXES) for name in names}
     alone = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
     if names and alone:
         raise UserError(

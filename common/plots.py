@@ -192,20 +192,20 @@ def draw_episode(
         axis.text(-0.2, top + 0.5, str(label), ha="right", va="center", fontweight="bold")
         axis.text(-0.65, top + 0.5, name, ha="right", va="center", fontsize=8)
         for column, index in enumerate(support[:left]):
-            _draw_image(axis, support_x[index], column * 1.15, top)
+            draw_image(axis, support_x[index], column * 1.15, top)
         for column, index in enumerate(query[:right]):
             x = queries_from + column * 1.15
             if predictions is None:
-                _draw_image(axis, query_x[index], x, top)
+                draw_image(axis, query_x[index], x, top)
                 continue
             color, sign = _FRAMES[bool(predictions[index] == label)]
-            _draw_image(axis, query_x[index], x, top, color, 2.5)
+            draw_image(axis, query_x[index], x, top, color, 2.5)
             verdict = f"{sign} {predictions[index]}"
             axis.text(x + 0.5, top + 1.2, verdict, ha="center", va="center", color=color)
     return drawing
 
 
-def _draw_image(
+def draw_image(
     axis: Axes, image: Any, x: float, y: float, color: str = "#BBBBBB", line: float = 0.8
 ) -> None:
     """Draws `image` with a frame in the unit square below and right of (x, y)."""

@@ -48,7 +48,7 @@ class RunSettings:
     """Outer steps of meta-training."""
 
     dataset: str = "sine"
-    """Data set: sine, glyphs, omniglot, omniglot-random, or folder:PATH with your own images."""
+    """Data set: one of those that the README lists, or folder:PATH with your own files."""
 
     data_dir: Path | None = None
     """Folder with data that is already downloaded."""
