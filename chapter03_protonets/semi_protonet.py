@@ -15,12 +15,11 @@ With `--distractors 5`, as many of them come from 5 classes that the task is not
 
 Differences from the paper, or from its code where the paper leaves a choice:
 
-1. The code halves d / r^2; the paper does not, nor do we. ln r is learned as there; r starts at 3,
-   not at 100, where cluster N + 1 owns nearly all items of an untrained network.
+1. The code halves d / r^2; the paper does not, nor do we. The learned r starts at 3, in the code at
+   100, where cluster N + 1 owns nearly all items of an untrained network.
 2. Queries are never of cluster N + 1, which stays at 0; in the code it moves and can win them.
-3. The mask counts once, as in the paper; the code has z m^2. As there, b and g are exponentials
-   (nearer is never less), and the MLP, 5 -> 20 (tanh) -> 2, there 3 with one unused, starts near
-   b = g = 1 and lets no gradient through to its inputs.
+3. The mask counts once; in the code twice (z m^2). As there, b and g are exponentials, and the MLP
+   (5 -> 20 tanh -> 2) starts near b = g = 1 and lets no gradient through to its inputs.
 4. The code stops the gradient at plain soft k-means' z; here it flows, as in the other two.
 5. A step has several episodes, Adam's rate falls along a cosine, and there is no weight decay. Of
    20 drawings 2 are labelled, so 18 are left in testing, where the paper has M = 20.

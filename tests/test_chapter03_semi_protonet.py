@@ -281,6 +281,7 @@ def short(**changes):
 
 def test_unseen_characters_are_learned_with_unlabelled_ones(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(semi_experiment, "CURVE_EPISODES", 5)
     result = semi_protonet.run(short(methods=("masked",)))
     scores = {name: estimate.mean for name, estimate in result.metrics.items()}
     assert set(scores) == {
