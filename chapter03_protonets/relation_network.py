@@ -7,22 +7,20 @@ arXiv:1711.06025, section 3.
     J = mean over queries j and classes i of (r_ij - 1[y_i = y_j])^2     equation 2
     r_ij = g(C(f_1(v_i), f_2(x_j)))                                      equation 3
 
-f makes maps of an image, C lays the maps of two on one another, and g judges the pair by a number
-in 0..1. A class of several examples is the sum of their maps (section 3.2); with `--zero-shot` it
-has none, and f_1 makes its maps from its description v_i. The class of the highest r wins.
+f makes maps of an image, C lays the maps of two on one another, g judges the pair, and the class of
+the highest r wins. The maps of a class's examples are added (section 3.2); with `--zero-shot` it
+has none, and f_1 makes its maps from a description v_i.
 
 Differences from the paper and its code:
 
-1. Equation 2 is averaged, as in the code; the paper writes a sum. g's first convolution is computed
-   once for each image and summed for each pair, which is the same, only sooner.
+1. Equation 2 is a mean, as in the code; the paper writes a sum.
 2. At test time batch normalisation uses its moving averages, so that a query is judged by itself;
-   the code always takes the statistics of the batch, which the other queries are part of.
-3. The rate starts at `--outer-lr` and falls along a cosine, the weights start as Keras's do, and
-   gradients are not clipped: the code clips their norms at 0.5, which these hardly ever reach.
+   the code takes the statistics of the batch, to which the other queries and classes belong.
+3. The rate falls along a cosine, the weights start as Keras's do, and gradients are not clipped:
+   the code clips their norms at 0.5, which these hardly ever reach.
 4. Training shows 20 classes and 5 queries of each, and the network serves every number of classes;
    the paper trains one for 5 classes, with 19 queries of each, and one for 20, with 10.
-5. Zero-shot: f_1 makes maps, and f and g are those of images; the paper joins vectors, those of
-   the images from a network trained on ImageNet.
+5. Zero-shot: f_1 makes maps; the paper joins vectors, the images' from a network for ImageNet.
 
 `python chapter03_protonets/relation_network.py` trains on printed characters.
 """
@@ -46,7 +44,7 @@ from keras import layers
 class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
 
-    OMNIGLOT_STEPS: ClassVar[int] = 20000
+    OMNIGLOT_STEPS: ClassVar[int] = 50000
 
     n_way: int = 20
     """Classes in an episode of training."""
@@ -91,10 +89,7 @@ class RelationNetwork(MetaLearner):
     def scores(self, classes, query, training=False):
         """Equations 1 and 3: r of every class i with every query j, `(tasks, queries, n_way)`.
 
-        Args:
-            classes: Maps `(tasks, n_way, height, width, channels)`.
-            query: Maps `(tasks, queries, height, width, channels)`.
-            training: Whether batch normalisation takes the statistics of these pairs.
+        Both are maps, `(tasks, n_way, height, width, channels)` and `(tasks, queries, ...)`.
         """
         scores = self.relation([classes, query], training=training)  # (tasks * queries * n_way, 1)
         tasks, n_way = tf.unstack(tf.shape(classes)[:2])
