@@ -26,40 +26,26 @@ Differences from the paper:
 `python chapter03_protonets/matching_network.py` trains on printed characters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from common import command, metric_experiment, networks, training
 from common.embedding import cosine_similarities, embed
-from common.errors import UserError
 from common.learner import MetaLearner
-from common.settings import RunSettings, at_least, positive
+from common.metric_settings import MetricSettings
+from common.settings import at_least, positive
 
 import keras
 import tensorflow as tf
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
 
-    n_way: int = 60
-    """Classes in an episode of training."""
-    k_shot: int = 1
-    """Support items of each class, in training and in testing."""
-    n_query: int = 5
-    """Query items of each class in training."""
-    test_ways: tuple[int, ...] = (5, 20)
-    """Classes in an episode of testing; every number gets a line of results."""
-    test_query: int = 15
-    """Query items of each class in testing."""
-    rotations: bool = True
-    """Count each 90-degree rotation of a class of images as a class of its own."""
+    OMNIGLOT_STEPS: ClassVar[int] = 16000
 
-    filters: int = 64
-    """Filters of each convolution."""
-    norm: str = "fused"
-    """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
     scale: float = 20.0
     """Factor on cosines before the softmax; the paper's is 1."""
     fce: bool = False
@@ -67,33 +53,9 @@ class Config:
     fce_steps: int = 5
     """With --fce: how often a query reads the support set, K."""
 
-    outer_lr: float = 0.001
-    """Rate of the outer steps (Adam)."""
-    outer_decay: bool = True
-    """Let the outer rate fall to zero along a cosine."""
-    meta_batch_size: int = 1
-    """Episodes in an outer step."""
-
-    eval_episodes: int = 1000
-    """Meta-test episodes."""
-    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
-
     def __post_init__(self):
-        positive(self, "n_way", "k_shot", "n_query", "test_query", "filters", "scale")
-        positive(self, "fce_steps", "outer_lr", "meta_batch_size")
-        at_least(2, self, "eval_episodes", "n_way")
-        if not self.test_ways or min(self.test_ways) < 2:
-            raise UserError(f"--test-ways must be numbers of at least 2, got {self.test_ways}")
-
-    @classmethod
-    def for_dataset(cls, dataset):
-        """The settings for a data set; the docstring above says what differs from the paper."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=16000))
-
-    @classmethod
-    def smoke(cls, dataset="glyphs"):
-        """The whole script in seconds."""
-        return replace(cls.for_dataset(dataset), **metric_experiment.smoke_settings(dataset))
+        super().__post_init__()
+        positive(self, "scale", "fce_steps")
 
 
 @keras.saving.register_keras_serializable("meta_learning")

@@ -54,3 +54,19 @@ def class_shares(labels, n_way, dtype=tf.float32):
     """
     belongs = tf.one_hot(labels, n_way, axis=1, dtype=dtype)  # (tasks, n_way, items)
     return belongs / tf.reduce_sum(belongs, axis=2, keepdims=True)
+
+
+def distance_statistics(values):
+    """Minimum, maximum, variance, skewness and excess kurtosis over the items.
+
+    Args:
+        values: `(tasks, items, n)`, distances of the items to n points.
+
+    Returns:
+        `(tasks, n, 5)`; where all items have the same value, the last three are 0, 0 and -3.
+    """
+    centred = values - tf.reduce_mean(values, axis=1, keepdims=True)
+    second, third, fourth = (tf.reduce_mean(centred**power, axis=1) for power in (2, 3, 4))
+    spread = tf.maximum(second, 1e-6)  # also where it is 0, without a gradient that is not finite
+    shape = [second, third / spread**1.5, fourth / spread**2 - 3]
+    return tf.stack([tf.reduce_min(values, 1), tf.reduce_max(values, 1), *shape], axis=-1)

@@ -110,7 +110,8 @@ class EpisodeSampler:
     def episode(self, index: int) -> Episode:
         """Fixed episode number `index` as NumPy arrays without the task axis, to look at."""
         with tf.device("CPU:0"):
-            return Episode(*(part.numpy() for part in self._fixed_episode(index)))
+            episode = self._fixed_episode(index)
+            return episode._make(part.numpy() for part in episode)
 
     def seed_of(self, index: int) -> tf.Tensor:
         """The seed of fixed episode number `index`: what a task distribution's `sample` gets.
@@ -122,7 +123,8 @@ class EpisodeSampler:
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and traced twice as fast
     def _fixed_episode(self, index):
-        return Episode(*(part[0] for part in self._sample(self.seed_of(index), n_tasks=1)))
+        episode = self._sample(self.seed_of(index), n_tasks=1)
+        return episode._make(part[0] for part in episode)  # an `Episode`, or one with more parts
 
     @tf.autograph.experimental.do_not_convert
     def _sample(self, seed, n_tasks):

@@ -93,11 +93,11 @@ class MetaLearner(keras.Model):
         return [self.loss_metric, self.score_metric]
 
     def call(self, episode, training=False):
-        return self.query_predictions(Episode(*episode), training=training)
+        return self.query_predictions(as_episode(episode), training=training)
 
     def train_step(self, episode):
         """One outer step: theta <- theta - beta * d meta_loss / d theta, by the optimizer."""
-        episode = Episode(*episode)
+        episode = as_episode(episode)
         with tf.GradientTape() as tape:
             loss = self.meta_loss(episode)
             scaled = self.optimizer.scale_loss(loss)
@@ -108,7 +108,7 @@ class MetaLearner(keras.Model):
 
     def test_step(self, episode):
         """Loss and score of one batch of episodes, for `evaluate` and `validation_data`."""
-        episode = Episode(*episode)
+        episode = as_episode(episode)
         predictions = self._map_predictions(episode)
         self.loss_metric.update_state(self.task_losses(episode.query_y, predictions))
         self.score_metric.update_state(self.task_scores(episode.query_y, predictions))
@@ -132,7 +132,7 @@ class MetaLearner(keras.Model):
             self._compiled_scores = tf.function(
                 lambda episode: self.task_scores(episode.query_y, self._map_predictions(episode))
             )
-        return np.concatenate([self._compiled_scores(Episode(*batch)) for batch in episodes])
+        return np.concatenate([self._compiled_scores(as_episode(batch)) for batch in episodes])
 
     def predict_task(self, support_x, support_y, query_x) -> np.ndarray:
         """Learn one task and predict its queries.
@@ -152,7 +152,11 @@ class MetaLearner(keras.Model):
         episode = Episode(support_x, support_y, query_x, no_labels)
         episode = Episode(*(tf.convert_to_tensor(part)[None] for part in episode))
         predictions = tf.cast(self.query_predictions(episode, training=False)[0], tf.float32)
-        return (tf.nn.softmax(predictions) if self.classifies else predictions).numpy()
+        return (self.probabilities(predictions) if self.classifies else predictions).numpy()
+
+    def probabilities(self, predictions):
+        """Class probabilities from the predictions of a classifier, `(..., n_way)`: a softmax."""
+        return tf.nn.softmax(predictions)
 
     def _map_predictions(self, episode):
         """`query_predictions`; task by task where their number is known only at run time."""
@@ -160,7 +164,7 @@ class MetaLearner(keras.Model):
             return self.query_predictions(episode, training=False)
         return tf.map_fn(
             lambda one: tf.cast(
-                self.query_predictions(Episode(*(part[None] for part in one)), False)[0], tf.float32
+                self.query_predictions(one._make(part[None] for part in one), False)[0], tf.float32
             ),
             episode,
             fn_output_signature=tf.float32,
@@ -178,6 +182,11 @@ class MetaLearner(keras.Model):
     def from_config(cls, config):
         network = keras.saving.deserialize_keras_object(config.pop("network"))
         return cls(network, **config)
+
+
+def as_episode(parts):
+    """The parts of an episode as an `Episode`; one of another kind, with more parts, stays so."""
+    return parts if hasattr(parts, "support_x") else Episode(*parts)
 
 
 def _as_sampled(values):
