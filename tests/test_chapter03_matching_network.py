@@ -313,14 +313,14 @@ def test_unseen_scripts_are_learned_from_one_glyph(fce):
     trained, untrained = (
         result.metrics[f"{name}_accuracy_5_way_1_shot"].mean for name in ("matching", "untrained")
     )
-    assert trained > untrained + 0.15  # measured: 0.64 against 0.41
+    assert trained > untrained + 0.15  # measured: 0.66 against 0.41
     assert result.history["loss"][-1] < 0.8 * np.log(20)
 
 
 @pytest.mark.slow
 def test_a_seed_decides_the_result():
     def short(seed):
-        config = replace(tiny(fce=True, fce_steps=2), eval_episodes=4)
+        config = replace(Config.smoke(), fce=True, fce_steps=2, eval_episodes=4)
         return matching_network.run(replace(config, run=replace(config.run, steps=3, seed=seed)))
 
     first, again, other = short(0), short(0), short(1)
