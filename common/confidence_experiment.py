@@ -104,7 +104,7 @@ def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):
         n_episodes: How many fixed episodes to look at.
 
     Returns:
-        An `Estimate` over episodes; 0.5 is chance.
+        An `Estimate` over episodes; 0.5 is chance, NaN if no episode has images of both kinds.
     """
     shares = []
     for index in range(n_episodes):
@@ -112,7 +112,7 @@ def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):
         if 0 < damaged.sum() < len(damaged):
             sure = confidences(learner, sampler.episode(index).support_x)
             shares.append(roc_auc_score(~damaged, sure))
-    return Estimate.from_values(shares)
+    return Estimate.from_values(shares or [np.nan])
 
 
 def draw(result, config, directory):

@@ -13,8 +13,9 @@ from sklearn.decomposition import PCA
 def draw_gaussians(learner, episode, damaged=None, title=None):
     """The prototypes of one episode in the plane, with their radii and their support points.
 
-    The ellipses of all classes lie at the same distance d from their prototypes: the smaller one
-    is, the surer is its class. The area of a support point grows with its confidence.
+    A cross is the plain mean of a class, from which the weights pull its prototype. The ellipses of
+    all classes lie at the same distance d from their prototypes: the smaller one is, the surer is
+    its class. The area of a support point grows with its confidence.
 
     Args:
         learner: A learner with `points` and `prototypes`, such as `GaussianProtoNet`.
@@ -39,7 +40,9 @@ def draw_gaussians(learner, episode, damaged=None, title=None):
     figure, axis = plots.figure(size=(5.6, 4.6))
     for k, (color, marker) in enumerate(class_colors(n_way)):
         own = query[episode.query_y == k]
-        axis.scatter(*own.T, s=7, color=color, alpha=0.45, linewidth=0)
+        axis.scatter(*own.T, s=16, color=color, alpha=0.6, linewidth=0)
+        mean = points[episode.support_y == k].mean(0)
+        axis.scatter(*mean, s=42, marker="x", color=color, linewidth=1.8, zorder=4)
         _draw_ellipse(axis, centers[k], plane.components_, variances[k], reach, color)
         for hollow in (False, True):
             chosen = (episode.support_y == k) & (damaged == hollow)
@@ -70,12 +73,13 @@ def _signs(with_damage):
     black = {"linestyle": "none", "color": "black"}
     signs = [
         Line2D([], [], marker="*", markersize=11, label="prototype", **black),
+        Line2D([], [], marker="x", markersize=7, label="plain mean", **black),
         Line2D([], [], marker="o", markersize=8, label="support; large: sure", **black),
-        Line2D([], [], marker=".", markersize=5, label="query", **black),
+        Line2D([], [], marker=".", markersize=8, label="query", **black),
         Line2D([], [], color="black", label="equal distance d"),
     ]
     hollow = Line2D([], [], marker="o", markersize=8, label="damaged", fillstyle="none", **black)
-    return signs[:2] + [hollow] * with_damage + signs[2:]
+    return signs[:3] + [hollow] * with_damage + signs[3:]
 
 
 def draw_sorted(images, confidences, damaged, rows=2, columns=12):
@@ -113,7 +117,7 @@ def draw_sorted(images, confidences, damaged, rows=2, columns=12):
         (damaged, "damaged", plots.VERMILLION, "step"),
     ):
         options = {"histtype": style, "color": color, "linewidth": 2, "label": label}
-        histogram.hist(confidences[chosen], bins, alpha=0.6 if chosen is ~damaged else 1, **options)
+        histogram.hist(confidences[chosen], bins, **options)
     histogram.set(xlabel="confidence S", ylabel="images")
     histogram.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     histogram.legend()

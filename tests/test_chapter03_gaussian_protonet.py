@@ -203,10 +203,9 @@ def trained():
 
 def test_it_learns(trained):
     _, result = trained
-    for task, enough in (("clean", 0.5), ("damaged", 0.35)):
-        estimate = result.metrics[f"gaussian_protonet_accuracy_5_way_5_shot_{task}"]
-        assert estimate.mean - estimate.ci95 > enough, (task, estimate)  # chance is 0.2
-    assert result.history["loss"][-1] < np.log(5) - 0.1
+    damaged = result.metrics["gaussian_protonet_accuracy_5_way_5_shot_damaged"]
+    assert damaged.mean - damaged.ci95 > 0.33, damaged  # untrained 0.26, chance 0.2
+    assert result.history["loss"][-1] < np.log(5) - 0.1  # untrained above 2
 
 
 def test_gain_is_the_paired_difference(trained):
@@ -253,10 +252,17 @@ def test_damaged_images_are_less_sure():
         run=RunSettings(steps=300, dataset="glyphs"),
     )  # fmt: skip
     sampler, tests = confidence_experiment.samplers(config)
+    task = tests["5_way_5_shot_damaged"]
     learner = gaussian_protonet.new_learners(config, (28, 28, 1))["gaussian_protonet"]
+    # Damaged images are alike, so that any direction sorts them from the whole ones, one way or
+    # the other: start from the wrong way round.
+    kernel = learner.network.get_layer("confidence").kernel
+    if pairs_sorted(learner, task, 20).mean > 0.5:
+        kernel.assign(-kernel.value)
+    assert pairs_sorted(learner, task, 20).mean < 0.5
     confidence_experiment.train({"gaussian": learner}, sampler, config)
-    sorted_pairs = pairs_sorted(learner, tests["5_way_5_shot_damaged"], 20)
-    assert sorted_pairs.mean - sorted_pairs.ci95 > 0.6, sorted_pairs  # chance is 0.5
+    sorted_pairs = pairs_sorted(learner, task, 20)
+    assert sorted_pairs.mean - sorted_pairs.ci95 > 0.8, sorted_pairs  # chance is 0.5
 
 
 @pytest.mark.parametrize(
