@@ -126,6 +126,7 @@ def draw_rounds(found, hidden_labels, shown=(0, 1, 4)):
             axis.scatter([], [], marker="x", color="#999999", label="distractor")
         steps = f"after {number} step{'s' * (number > 1)}"
         axis.set(title=steps if number else "before", xlabel="first component")
+        axis.margins(0.1)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("second component")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=6)
