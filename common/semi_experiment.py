@@ -11,7 +11,7 @@ from common.results import Estimate, Result
 from common.semi_supervised import SemiSupervisedTasks, split_sizes
 from common.settings import RunSettings
 
-STEPS = {"glyphs": 1000, "omniglot": 8000, "omniglot-random": 8000}
+STEPS = {"glyphs": 1000, "omniglot": 10000, "omniglot-random": 10000}
 CURVE_EPISODES = 200  # for each number of unlabelled items
 ROUNDS = 4  # of k-means, in the figure
 
@@ -98,8 +98,8 @@ def measure(learners, sampler, config, histories):
             gain = scores[name] - scores["supervised"]
             metrics[f"{name}_gain"] = Estimate.from_values(gain)
     trained = {name: learners[name] for name in config.methods}
-    episode = sampler.episode(0)
     most = sampler.data.n_unlabelled
+    episode = example(config)
     numbers = sorted({number for number in (1, 2, 5, 10) if number < most} | {most})
     extra = {
         "n_unlabelled": numbers,
@@ -112,6 +112,13 @@ def measure(learners, sampler, config, histories):
     history |= {name: curve["loss"] for name, curve in histories.items()}
     main = list(learners.values())[len(trained)]
     return Result(metrics, history=history, extra=extra, learner=main)
+
+
+def example(config):
+    """A meta-test episode for figures, with as many unlabelled items as in training."""
+    data = load(config.run.dataset, "test", config.run.data_dir)
+    most = unlabelled_in_test(data, config)
+    return sampler_of(data, config, min(config.n_unlabelled, most)).episode(0)
 
 
 def accuracy_by_unlabelled(learners, config, numbers):
@@ -132,8 +139,7 @@ def accuracy_by_unlabelled(learners, config, numbers):
 
 def draw(result, config, directory):
     """Saves the figures of a run: an episode, rounds of k-means, masks, effect of M, losses."""
-    _, sampler = samplers(config)
-    episode, extra = sampler.episode(0), result.extra
+    episode, extra = example(config), result.extra
     plots.save(semi_figures.draw_episode(episode), directory / "episode.png")
     for name, rounds in extra["rounds"].items():
         figure = semi_figures.draw_rounds(rounds, episode.unlabelled_y)

@@ -59,7 +59,7 @@ def draw_episode(episode, max_images=8, max_rows=4):
 
 
 def rounds(learner, episode, n_rounds):
-    """K-means round by round, in the plane in which the items of the episode vary most.
+    """K-means round by round, in the plane in which the first prototypes vary most.
 
     Args:
         learner: A learner with `refine` and `assignments`, such as `SoftKMeans`.
@@ -74,11 +74,12 @@ def rounds(learner, episode, n_rounds):
     sets = (tf.convert_to_tensor(x)[None] for x in (episode.support_x, episode.unlabelled_x))
     support, unlabelled = embed(learner.network, *sets)
     labels = episode.support_y[None]
-    points = np.concatenate([support[0], unlabelled[0]])
-    prototypes = learner.prototypes(support, labels, int(labels.max()) + 1)
+    prototypes = start = learner.prototypes(support, labels, int(labels.max()) + 1)
     found = []
     for _ in range(n_rounds + 1):
-        _, at, centres = plane_of(points, unlabelled[0].numpy(), prototypes[0].numpy())
+        _, at, centres = plane_of(
+            *(points[0].numpy() for points in (start, unlabelled, prototypes))
+        )
         values = {"unlabelled": at, "prototypes": centres}
         values["assignments"] = learner.assignments(unlabelled, prototypes)[0].numpy()
         if hasattr(learner, "mask"):
@@ -114,7 +115,6 @@ def draw_rounds(found, hidden_labels, shown=(0, 1, 4)):
             axis.scatter(
                 *at[own].T, s=26, marker=marker, color=mixed[own].clip(0, 1),
                 linewidth=1.6 if label < 0 else 0,
-                label="distractor" if label < 0 else None,
             )  # fmt: skip
         for k, (color, marker) in enumerate(looks):
             axis.plot(*np.stack([start[k], centres[k]]).T, color="black", linewidth=1, zorder=3)
@@ -122,8 +122,11 @@ def draw_rounds(found, hidden_labels, shown=(0, 1, 4)):
                 *centres[k], s=150, color=color, marker=marker, edgecolor="black", linewidth=1.4,
                 zorder=4, label=f"class {k}",
             )  # fmt: skip
+        if np.any(hidden_labels < 0):
+            axis.scatter([], [], marker="x", color="#999999", label="distractor")
         steps = f"after {number} step{'s' * (number > 1)}"
-        axis.set(title=steps if number else "before: one example", xlabel="first component")
+        axis.set(title=steps if number else "before", xlabel="first component")
+        axis.margins(0.1)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("second component")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=6)

@@ -288,8 +288,8 @@ def test_unseen_characters_are_learned_with_unlabelled_ones(tmp_path, monkeypatc
         "supervised_accuracy", "masked_accuracy", "inference_accuracy", "masked_gain",
         "inference_gain",
     }  # fmt: skip
-    assert scores["supervised_accuracy"] > 0.5
-    assert scores["masked_gain"] > 0.03
+    assert scores["supervised_accuracy"] > 0.5  # measured: 0.64
+    assert scores["masked_gain"] > 0.03  # measured: 0.085
     gain = scores["masked_accuracy"] - scores["supervised_accuracy"]
     assert scores["masked_gain"] == pytest.approx(gain)
     assert result.metrics["masked_gain"].n == 200
