@@ -19,7 +19,9 @@ Differences from the book:
    speakers (`--dataset fsdd-speakers`) are split: the test digits, or the test speakers, have
    never been heard. In the latter a class is still a digit, so "the same" means the same digit.
 2. Pairs are drawn anew in every step, and their features changed a little.
-3. Convolutions over time and pitch instead of three dense layers on the flattened MFCC.
+3. Convolutions over time and pitch instead of three dense layers on the flattened MFCC. With
+   `--network local`, for words, an embedding is a row of embeddings of short stretches of time,
+   compared each with its counterpart: a network that mixes them all learns six digits by heart.
 
 `python chapter02_siamese/audio.py` trains on synthetic calls. Then
 
@@ -33,14 +35,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from chapter02_siamese import own_files, protocol, recognition, report
+from chapter02_siamese import own_files, protocol, recognition, report, siamese
 from common import audio, audio_augmentation, plots, sounds, verification_figures
 from common.audio import SoundFormat
 from common.audio_folders import SUFFIXES
 from common.errors import UserError
 from common.settings import RunSettings
 
+import keras
 import numpy as np
+from keras import layers
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,23 @@ class Config(recognition.Settings):
     """What the network sees: log_mel or mfcc."""
     length: str = "pad"
     """How sounds become equally long: pad (or crop), or stretch, which suits words."""
+    network: str = "whole"
+    """whole: one embedding of all of a sound; local: one after another along it, for words."""
     run: RunSettings = RunSettings(steps=400, dataset="sounds")
 
     def __post_init__(self):
         super().__post_init__()
         recognition.one_of(self, "features", audio.KINDS)
         recognition.one_of(self, "length", audio.LENGTHS)
+        recognition.one_of(self, "network", ("whole", "local"))
 
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set: of digits there are few, so more recordings of each."""
         run = RunSettings(steps=400, dataset=dataset)
         if dataset == "fsdd":
-            return cls(length="stretch", people=6, items=12, run=run)
+            run = replace(run, steps=250)
+            return cls(length="stretch", network="local", people=6, items=12, run=run)
         if dataset == "fsdd-speakers":
             return cls(length="stretch", people=10, items=8, k_shot=5, run=run)
         return cls(run=run)
@@ -94,9 +102,30 @@ def augmentation(config):
     return partial(audio_augmentation.augment, **bands_move)
 
 
+def new_siamese(config, input_shape):
+    """An untrained network, of the kind that the settings name, its weights decided by the seed."""
+    if config.network == "whole":
+        return recognition.new_siamese(config, input_shape)
+    features = keras.Input(input_shape)
+    x = layers.Reshape(input_shape[:2])(features)  # (frames, bands): convolutions over time alone
+    for block, filters in enumerate((4 * config.filters, config.embedding)):
+        x = layers.ReLU()(layers.LayerNormalization()(x)) if block else x
+        kernel = keras.initializers.GlorotUniform(config.run.seed + block)
+        x = layers.Conv1D(filters, 9, 2, padding="same", kernel_initializer=kernel)(x)
+    # Each stretch of time counts the same, (stretches, embedding), and the whole has length 1.
+    x = layers.Flatten()(layers.UnitNormalization()(x))
+    if config.loss == "cross_entropy":
+        x = layers.Activation("sigmoid")(x)
+    else:
+        x = layers.UnitNormalization()(x)
+    twin = keras.Model(features, x, name="twin")
+    return siamese.SiameseNetwork(twin, config.energy_name)
+
+
 def run(config, directory=None, progress=False):
     """Trains the network and measures it on classes never heard; see `recognition.run`."""
-    return recognition.run(config, loader(config), augmentation(config), directory, progress)
+    places = {"directory": directory, "progress": progress, "new": new_siamese}
+    return recognition.run(config, loader(config), augmentation(config), **places)
 
 
 def draw(result, config, directory):
@@ -126,7 +155,7 @@ FILES = own_files.Kind(read, SUFFIXES, ("the same", "different"))
 
 def main():
     """The command line: see `--help`."""
-    own_files.main(Config, run, draw, FILES, recognition.new_siamese)
+    own_files.main(Config, run, draw, FILES, new_siamese)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def new_loss(config):
     return loss(config.margin or MARGINS[config.loss])
 
 
-def run(config, load, augment, directory=None, progress=False):
+def run(config, load, augment, directory=None, progress=False, new=new_siamese):
     """Trains the network, and measures it beside two baselines, on one fold or on all.
 
     Args:
@@ -145,6 +145,7 @@ def run(config, load, augment, directory=None, progress=False):
         augment: `augment(items, seed)` that changes items in training.
         directory: Folder of the run, or None to write nothing.
         progress: Whether to show a progress bar.
+        new: `new(config, input_shape)` gives an untrained network.
 
     Returns:
         A `Result`; intervals are over people, of identification over episodes, with `folds` over
@@ -152,13 +153,13 @@ def run(config, load, augment, directory=None, progress=False):
     """
     training.prepare(config.run)
     if not config.folds:
-        return run_fold(config, load, augment, config.fold, directory, progress)
+        return run_fold(config, load, augment, config.fold, directory, progress, new)
     results = []
     for fold in range(config.n_folds):
         if progress:
             print(f"fold {fold + 1} of {config.n_folds}", flush=True)
         place = directory and directory / f"fold{fold}"
-        results.append(run_fold(config, load, augment, fold, place, progress))
+        results.append(run_fold(config, load, augment, fold, place, progress, new))
     metrics = {
         name: Estimate.from_values([result.metrics[name].mean for result in results])
         for name in results[0].metrics
@@ -167,12 +168,12 @@ def run(config, load, augment, directory=None, progress=False):
     return replace(results[0], metrics=metrics, extra=extra)
 
 
-def run_fold(config, load, augment, fold, directory=None, progress=False):
+def run_fold(config, load, augment, fold, directory=None, progress=False, new=new_siamese):
     """Trains and measures on the people of one fold."""
     train, listed, judged = protocol.data_of(config, load, fold)
     tested = judged["test"][0]  # too few people or items are refused before the training
     EpisodeSampler(tested, report.n_way(config, tested), config.k_shot, 1)
-    learners = {name: new_siamese(config, train.items.shape[1:]) for name in ("siamese", "random")}
+    learners = {name: new(config, train.items.shape[1:]) for name in ("siamese", "random")}
     options = {"augment": augment if config.augment else None, "seed": config.run.seed}
     if config.loss == "triplet":
         sampler, size = pairs.ClassSampler(train, config.items, **options), config.people

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from chapter02_siamese import audio, own_files, recognition
+from chapter02_siamese import audio, own_files
 from chapter02_siamese.audio import Config
 from common import sounds
 from common.results import Result
@@ -17,7 +17,7 @@ QUICK = ("--filters", "8", "--people", "12", "--eval-pairs", "400", "--eval-epis
 
 def start(argv):
     own_files.main(
-        Config, audio.run, audio.draw, audio.FILES, recognition.new_siamese, list(map(str, argv))
+        Config, audio.run, audio.draw, audio.FILES, audio.new_siamese, list(map(str, argv))
     )
 
 
@@ -89,6 +89,7 @@ def test_classes_never_heard_are_told_apart_better_than_before(outputs):
     [
         {"features": "mfcc", "loss": "cross_entropy"},
         {"loss": "contrastive", "split": "pairs"},
+        {"network": "local", "length": "stretch"},
     ],
 )
 def test_other_features_and_splits_run(options, tmp_path):
@@ -98,6 +99,18 @@ def test_other_features_and_splits_run(options, tmp_path):
     assert np.isfinite([estimate.mean for estimate in result.metrics.values()]).all()
     audio.draw(result, config, tmp_path)
     assert (tmp_path / "sounds.png").exists()
+
+
+def test_a_local_embedding_has_a_part_for_each_stretch_of_time():
+    """Parts whose frames are the same stay in proportion, however different the end of a sound."""
+    twin = audio.new_siamese(Config(network="local", embedding=8), (51, 40, 1)).network
+    sound = np.random.default_rng(0).normal(size=(1, 51, 40, 1)).astype(np.float32)
+    other = np.concatenate([sound[:, :30], -sound[:, 30:]], axis=1)
+    parts = [np.reshape(twin(x), (13, 8)) for x in (sound, other)]
+    np.testing.assert_allclose(np.linalg.norm(parts, axis=-1), 13**-0.5, rtol=1e-4)
+    same = np.abs(parts[0] - parts[1]).max(axis=-1) < 1e-5
+    assert same[:4].all()
+    assert not same[-4:].any()
 
 
 @pytest.mark.slow
@@ -129,7 +142,7 @@ def test_files_that_hold_no_sound(refused, recordings, tmp_path):
     for name, words in (
         ("empty.wav", "empty"),
         ("text.wav", "damaged or of another format"),
-        ("zero.wav", "length is zero"),
+        ("zero.wav", "no samples"),
         ("silence.wav", "nothing but silence"),
         ("missing.wav", "No such file"),
     ):
@@ -148,6 +161,8 @@ def test_a_run_that_is_not_there(refused, recordings, tmp_path):
     ("flags", "words"),
     [
         (["--features", "pitch"], "--features must be log_mel or mfcc; got 'pitch'"),
+        (["--length", "cut"], "--length must be pad or stretch; got 'cut'"),
+        (["--network", "deep"], "--network must be whole or local; got 'deep'"),
         (["--folds"], "choose fsdd or fsdd-speakers"),
         (["--dataset", "fsdd", "--fold", "5"], "--fold must be 0 to 4, got 5"),
         (["--dataset", "faces"], "data set of sounds"),
