@@ -236,9 +236,11 @@ def test_unseen_scripts_are_recognised_from_one_glyph():
 
 @pytest.mark.slow
 def test_unseen_letters_are_recognised_from_their_descriptions():
-    config = Config(zero_shot=True, n_way=10, test_ways=(10,), eval_episodes=100)
-    result = relation_network.run(replace(config, run=RunSettings(steps=150, dataset="glyphs")))
-    assert result.metrics["relation_accuracy_10_way_zero_shot"].mean > 0.3  # guessing: 0.1
+    config = Config(zero_shot=True, filters=32, test_ways=(10,), eval_episodes=100)
+    result = relation_network.run(replace(config, run=RunSettings(steps=300, dataset="glyphs")))
+    assert (
+        result.metrics["relation_accuracy_10_way_zero_shot"].mean > 0.3
+    )  # measured: 0.43; guessing: 0.1
 
 
 # Figures.
@@ -319,4 +321,4 @@ def test_zero_shot_without_descriptions_is_refused_in_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "outputs").exists()
+    assert not any(path.is_file() for path in (tmp_path / "outputs").rglob("*"))
