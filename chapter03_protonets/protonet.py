@@ -10,6 +10,9 @@ with d the squared Euclidean distance. Training sees more classes in an episode 
 (5 or 20): the harder task makes the better embedding (section 3.1). At test time each image is
 embedded by itself: batch normalisation uses its moving averages.
 
+With `--zero-shot`, a class is told in words instead of shown (sections 2.7 and 3.3): its prototype
+is c_k = g(v_k) / |g(v_k)|, where v_k says which words are in its Unicode name and g is linear.
+
 Differences from the paper and its code:
 
 1. The rate falls along a cosine instead of being halved every 2,000 episodes, over a fixed number
@@ -18,17 +21,24 @@ Differences from the paper and its code:
    batch normalisation would subtract again.
 3. With `--distance cosine`, cosines are multiplied by `--scale` before the softmax; the paper does
    not scale them, with which no answer can be surer than e^2 to 1.
+4. Zero-shot, f is the convolutional network and a linear layer, trained together with g; the
+   paper's f is a linear layer on features of GoogLeNet, which stay as they are. Characters take
+   the place of birds, the words of their names that of 312 attributes, and there is no weight
+   decay.
 
-`python chapter03_protonets/protonet.py` trains on printed characters.
+`python chapter03_protonets/protonet.py` trains on printed characters; then
+`python chapter03_protonets/protonet.py --support DIR --query FILE...` recognises your own images.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
-from common import command, metric_experiment, networks, training
+from common import calibration, metric_experiment, networks, own_images, training
 from common.embedding import class_shares, cosine_similarities, embed, squared_distances
 from common.errors import UserError
 from common.learner import MetaLearner
-from common.settings import RunSettings, at_least, positive
+from common.metric_settings import MetricSettings
+from common.settings import positive
 
 import keras
 import tensorflow as tf
@@ -37,58 +47,27 @@ DISTANCES = ("euclidean", "cosine")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
 
-    n_way: int = 60
-    """Classes in an episode of training."""
-    k_shot: int = 1
-    """Support items of each class, in training and in testing."""
-    n_query: int = 5
-    """Query items of each class in training."""
-    test_ways: tuple[int, ...] = (5, 20)
-    """Classes in an episode of testing; every number gets a line of results."""
-    test_query: int = 15
-    """Query items of each class in testing."""
-    rotations: bool = True
-    """Count each 90-degree rotation of a class of images as a class of its own."""
-
-    filters: int = 64
-    """Filters of each convolution."""
-    norm: str = "fused"
-    """Normalisation: fused (batch normalisation, computed fast), batch, layer or none."""
     distance: str = "euclidean"
     """Distance to the prototypes: euclidean (squared) or cosine."""
     scale: float = 10.0
     """Factor on cosines before the softmax."""
+    zero_shot: bool = False
+    """Learn classes from their descriptions, without a single image; k_shot has no meaning."""
 
-    outer_lr: float = 0.001
-    """Rate of the outer steps (Adam)."""
-    outer_decay: bool = True
-    """Let the outer rate fall to zero along a cosine."""
-    meta_batch_size: int = 1
-    """Episodes in an outer step."""
-
-    eval_episodes: int = 1000
-    """Meta-test episodes."""
-    run: RunSettings = RunSettings(steps=1000, dataset="glyphs")
+    support: Path | None = None
+    """Recognise your own images: folder with a folder of images, or an image, for each class."""
+    query: tuple[Path, ...] = ()
+    """The images to recognise."""
+    weights: Path | None = None
+    """Folder of the run to recognise with; by default the newest, or a training comes first."""
 
     def __post_init__(self):
-        positive(self, "n_way", "k_shot", "n_query", "test_query", "filters", "scale")
-        positive(self, "outer_lr", "meta_batch_size")
-        at_least(2, self, "eval_episodes", "n_way")
-        if not self.test_ways or min(self.test_ways) < 2:
-            raise UserError(f"--test-ways must be numbers of at least 2, got {self.test_ways}")
-
-    @classmethod
-    def for_dataset(cls, dataset):
-        """The settings for a data set, after the paper's; the docstring above says what differs."""
-        return replace(cls(), **metric_experiment.settings_for(dataset, steps=12000))
-
-    @classmethod
-    def smoke(cls, dataset="glyphs"):
-        """The whole script in seconds."""
-        return replace(cls.for_dataset(dataset), **metric_experiment.smoke_settings(dataset))
+        own_images.check(self)
+        super().__post_init__()
+        positive(self, "scale")
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -158,6 +137,37 @@ class ProtoNet(MetaLearner):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
+@keras.saving.register_keras_serializable("meta_learning")
+class ZeroShotProtoNet(ProtoNet):
+    """Prototypes of classes that are described instead of shown: sections 2.7 and 3.3.
+
+    Args:
+        network: The embedding f of images, as for `ProtoNet`.
+        describer: The embedding g of descriptions, from `(classes, attributes)`.
+    """
+
+    def __init__(self, network, describer, **options):
+        super().__init__(network, **options)
+        self.describer = describer
+
+    def query_predictions(self, episode, training=False):
+        """Logits of the queries; `support_x` are descriptions `(tasks, n_way, attributes)`."""
+        (query,) = embed(self.network, episode.query_x, training=training)
+        (described,) = embed(self.describer, episode.support_x, training=training)
+        unit = tf.math.l2_normalize(described, -1)  # c_k = g(v_k) / |g(v_k)|, in the rows' order
+        n_way = self.n_way(episode.support_y, training)
+        return self.logits(query, self.prototypes(unit, episode.support_y, n_way))
+
+    def get_config(self):
+        describer = keras.saving.serialize_keras_object(self.describer)
+        return {**super().get_config(), "describer": describer}
+
+    @classmethod
+    def from_config(cls, config):
+        config["describer"] = keras.saving.deserialize_keras_object(config["describer"])
+        return super().from_config(config)
+
+
 def run(config, directory=None, progress=False):
     """Trains prototypical networks, and measures them on classes never seen.
 
@@ -166,24 +176,32 @@ def run(config, directory=None, progress=False):
     """
     training.prepare(config.run)
     sampler, test_samplers = metric_experiment.samplers(config)
-    learner = new_learner(config, sampler.data.items.shape[1:])
+    shapes = metric_experiment.shapes(sampler)
+    learner = new_learner(config, *shapes)
+    if config.zero_shot:
+        untrained = new_learner(config, *shapes)
+        baselines = metric_experiment.described_baselines(untrained, sampler)
+    else:
+        baselines = metric_experiment.baselines(ProtoNet, learner, config)
     history = metric_experiment.train(learner, sampler, config, directory, progress)
-    learners = {"protonet": learner, **metric_experiment.baselines(ProtoNet, learner, config)}
-    return metric_experiment.measure(learners, test_samplers, config, history)
+    learners = {"protonet": learner, **baselines}
+    result = metric_experiment.measure(learners, test_samplers, config, history)
+    return result if config.zero_shot else calibration.add_to(result, config)
 
 
-def new_learner(config, input_shape):
-    """An untrained prototypical network, its weights decided by the seed."""
-    network = networks.conv4(
-        input_shape, None, filters=config.filters, strided=False, norm=config.norm,
-        seed=config.run.seed,
-    )  # fmt: skip
-    return ProtoNet(network, config.distance, config.scale, train_way=config.n_way)
+def new_learner(config, input_shape, n_attributes=None):
+    """An untrained learner, zero-shot if classes have attributes; the seed decides its weights."""
+    options = {"distance": config.distance, "scale": config.scale, "train_way": config.n_way}
+    if n_attributes is None:
+        return ProtoNet(metric_experiment.conv4_embedding(config, input_shape), **options)
+    network = metric_experiment.conv4_embedding(config, input_shape, config.filters)
+    linear = networks.mlp(n_attributes, (), config.filters, seed=config.run.seed + 100)
+    return ZeroShotProtoNet(network, linear, **options)
 
 
 def main():
     """The command line: see `--help`."""
-    command.main(Config, run, metric_experiment.draw)
+    own_images.main(Config, run, metric_experiment.draw, new_learner)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ class FewShotData:
 def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotData | SineTasks":
     """Loads one split of a data set; the splits of a data set share no class.
 
+    The spoken digits alone have too few classes for that: `common.fsdd` says what its splits share.
+
     Args:
         name: A name in `DATA_SETS`, or `"folder:PATH"` for a folder of one's own, with one
             folder of images for each class (see `common.image_folders`).
@@ -133,6 +135,24 @@ def _glyphs(split: str, data_dir: Path | None) -> FewShotData:
     return load_glyphs(split)
 
 
+def _faces(split: str, data_dir: Path | None) -> FewShotData:
+    from common.faces import load_faces
+
+    return load_faces(split)
+
+
+def _att_faces(split: str, data_dir: Path | None) -> FewShotData:
+    from common.att_faces import load_att_faces
+
+    return load_att_faces(split, data_dir)
+
+
+def _olivetti(split: str, data_dir: Path | None) -> FewShotData:
+    from common.att_faces import load_olivetti
+
+    return load_olivetti(split)
+
+
 def _omniglot(split: str, data_dir: Path | None) -> FewShotData:
     from common.omniglot import load_omniglot
 
@@ -145,7 +165,28 @@ def _omniglot_random(split: str, data_dir: Path | None) -> FewShotData:
     return load_omniglot_random(split, data_dir)
 
 
+def _sounds(split: str, data_dir: Path | None) -> FewShotData:
+    from common.sounds import load_sounds
+
+    return load_sounds(split)
+
+
+def _fsdd(split: str, data_dir: Path | None) -> FewShotData:
+    from common.fsdd import load_fsdd
+
+    return load_fsdd(split, data_dir)
+
+
+def _fsdd_speakers(split: str, data_dir: Path | None) -> FewShotData:
+    from common.fsdd import load_fsdd_speakers
+
+    return load_fsdd_speakers(split, data_dir)
+
+
+_ATT = "AT&T Laboratories Cambridge, Samaria and Harter (1994)"
+_ATT_LICENCE = "research use, with credit"
 _LAKE = "Lake, Salakhutdinov and Tenenbaum (2015), github.com/brendenlake/omniglot"
+_FSDD = "Jackson and others, github.com/Jakobovski/free-spoken-digit-dataset, version 1.0.10"
 
 DATA_SETS = {
     "sine": DataSet(_sine, "sine waves to regress", "Finn et al. (2017)", "none needed"),
@@ -160,5 +201,33 @@ DATA_SETS = {
     ),
     "omniglot-random": DataSet(
         _omniglot_random, "the same, split at random: 1,100 / 100 / 423", _LAKE, "MIT"
+    ),
+    "faces": DataSet(
+        _faces,
+        "synthetic faces: 400 invented people x 10 drawn pictures",
+        "drawn by common.face_drawing",
+        "that of this code",
+    ),
+    "att_faces": DataSet(_att_faces, "photographs of 40 people x 10", _ATT, _ATT_LICENCE),
+    "olivetti": DataSet(
+        _olivetti, "the same photographs, cut to the face, through scikit-learn", _ATT, _ATT_LICENCE
+    ),
+    "sounds": DataSet(
+        _sounds,
+        "synthetic calls of made-up animals, 160 classes x 20, as log-mel features",
+        "synthesised by common.sound_synthesis",
+        "that of this code",
+    ),
+    "fsdd": DataSet(
+        _fsdd,
+        "spoken digits: six to train on, four never heard before the test",
+        _FSDD,
+        "CC BY-SA 4.0",
+    ),
+    "fsdd-speakers": DataSet(
+        _fsdd_speakers,
+        "the ten spoken digits, in the test by a speaker never heard",
+        _FSDD,
+        "CC BY-SA 4.0",
     ),
 }

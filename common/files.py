@@ -94,13 +94,13 @@ def cached_arrays(
     return arrays
 
 
-def download(url: str, path: Path | str, md5: str, advice: str = "") -> Path:
+def download(url: str, path: Path | str, md5: str | None = None, advice: str = "") -> Path:
     """Downloads a file with a progress bar, verifies it, and only then gives it its name.
 
     Args:
         url: Where the file is.
         path: Where it is to be.
-        md5: The file's MD5 checksum in hexadecimal.
+        md5: The file's MD5 checksum in hexadecimal; None if it is not known.
         advice: What else can be done, to end the message of a failure.
 
     Returns:

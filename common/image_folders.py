@@ -21,7 +21,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.16, 0.2  # of the classes; the rest is for trai
 
 
 def load_image_folder(
-    path: Path | str, split: str, size: int = 28, colour: bool = False
+    path: Path | str, split: str, size: int | tuple[int, int] = 28, colour: bool = False
 ) -> FewShotData:
     """Loads the images of one split.
 
@@ -31,11 +31,12 @@ def load_image_folder(
     Args:
         path: The folder.
         split: `"train"`, `"validation"` or `"test"`.
-        size: Height and width to which images are resized by averaging areas.
+        size: Height and width to which images are resized by averaging areas, or one number
+            for both.
         colour: Whether to keep red, green and blue; without it images become grey.
 
     Returns:
-        The data, classes sorted by name, items uint8 `(n, size, size, 3 if colour else 1)`.
+        The data, classes sorted by name, items uint8 `(n, height, width, 3 if colour else 1)`.
 
     Raises:
         UserError: if the folder has no classes, a class no images, or an image is damaged.
@@ -50,8 +51,8 @@ def load_image_folder(
         return decode_image(file.read_bytes(), str(file), size, colour)
 
     try:
-        folders = _class_folders(folder, split)
-        images = [_images(class_folder) for class_folder in folders]
+        folders = class_folders(folder, split)
+        images = [files_of(class_folder, SUFFIXES, "images") for class_folder in folders]
         with ThreadPoolExecutor() as pool:
             items = list(pool.map(read, [file for files in images for file in files]))
     except OSError as error:
@@ -93,21 +94,26 @@ def split_by_name(names: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _class_folders(folder: Path, split: str) -> list[Path]:
-    subfolders = _subfolders(folder)
-    given = {name: _subfolders(folder / name) for name in SPLITS if name in subfolders}
+def class_folders(folder: Path, split: str) -> list[Path]:
+    """Returns the folders of a split's classes, as given or split by name.
+
+    Raises:
+        UserError: if there are too few, a split is missing, or a class is in two splits.
+    """
+    found = subfolders(folder)
+    given = {name: subfolders(folder / name) for name in SPLITS if name in found}
     given = {name: classes for name, classes in given.items() if classes}  # "train" may be a class
     if not given:
-        if len(subfolders) < 6:
+        if len(found) < 6:
             raise UserError(
                 f"Expected at least 6 class folders in {folder}, two for each of train, validation "
-                f"and test, found {len(subfolders)}: add classes."
+                f"and test, found {len(found)}: add classes."
             )
-        return [folder / name for name in split_by_name(subfolders)[split]]
+        return [folder / name for name in split_by_name(found)[split]]
     if split not in given:
         raise UserError(
             f"Expected a folder {split} with class folders in {folder}, found "
-            f"{', '.join(subfolders)}: add it, or put all class folders into one folder and they "
+            f"{', '.join(found)}: add it, or put all class folders into one folder and they "
             "are split."
         )
     for other, names in given.items():
@@ -126,20 +132,26 @@ def _class_folders(folder: Path, split: str) -> list[Path]:
     return [folder / split / name for name in given[split]]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
     found = [path.name for path in folder.iterdir() if path.is_dir()]
     return sorted(name for name in found if not name.startswith(".") and name != "__MACOSX")
 
 
-def _images(folder: Path) -> list[Path]:
+def files_of(folder: Path, suffixes: tuple[str, ...], kind: str = "images") -> list[Path]:
+    """Returns a class's files with one of the suffixes, sorted; hidden ones are left out.
+
+    Raises:
+        UserError: if there are none; it calls them `kind`.
+    """
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     )
     if not files:
         raise UserError(
-            f"Expected images ({', '.join(SUFFIXES)}) in the class folder {folder}, found none: "
+            f"Expected {kind} ({', '.join(suffixes)}) in the class folder {folder}, found none: "
             "add some, or remove the folder."
         )
     return files

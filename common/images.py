@@ -6,19 +6,23 @@ import cv2
 import numpy as np
 
 
-def decode_image(data: bytes, name: str, size: int = 28, colour: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes, name: str, size: int | tuple[int, int] | None = 28, colour: bool = False
+) -> np.ndarray:
     """Decodes an image file and resizes it by averaging areas.
 
-    The whole image is kept: one that is not square is squeezed. Transparent parts become white.
+    The whole image is kept: one of another shape than the result is squeezed. Transparent
+    parts become white.
 
     Args:
         data: The content of a png, jpg, bmp or pgm file.
         name: What to call the image in a message.
-        size: Height and width of the result.
+        size: Height and width of the result, one number for both, or None to leave it
+            as it is.
         colour: Whether to keep red, green and blue.
 
     Returns:
-        uint8 `(size, size, 3)` if `colour`, else `(size, size, 1)`.
+        uint8 `(height, width, 3)` if `colour`, else `(height, width, 1)`.
 
     Raises:
         UserError: if `data` is not a whole image; it names the image.
@@ -44,5 +48,7 @@ def decode_image(data: bytes, name: str, size: int = 28, colour: bool = False) -
         opacity = unchanged[..., 3:] / np.float32(np.iinfo(unchanged.dtype).max)
         image = 255 - opacity * (255 - image.reshape(*opacity.shape[:2], -1))
         image = np.round(image).astype(np.uint8)
-    image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return image[..., ::-1] if colour else image[..., None]  # OpenCV has blue first

@@ -152,7 +152,11 @@ class MetaLearner(keras.Model):
         episode = Episode(support_x, support_y, query_x, no_labels)
         episode = Episode(*(tf.convert_to_tensor(part)[None] for part in episode))
         predictions = tf.cast(self.query_predictions(episode, training=False)[0], tf.float32)
-        return (tf.nn.softmax(predictions) if self.classifies else predictions).numpy()
+        return (self.probabilities(predictions) if self.classifies else predictions).numpy()
+
+    def probabilities(self, predictions):
+        """Class probabilities from the predictions of a classifier, `(..., n_way)`: a softmax."""
+        return tf.nn.softmax(predictions)
 
     def _map_predictions(self, episode):
         """`query_predictions`; task by task where their number is known only at run time."""

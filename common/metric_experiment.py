@@ -1,13 +1,13 @@
 """What the scripts of the metric learners share: data, training, baselines, measurement.
 
-Their `Config`s have the fields of `chapter03_protonets.protonet.Config`.
+Their `Config`s are `common.metric_settings.MetricSettings`.
 """
 
-from common import metric_figures, plots, training
+from common import attention_figures, metric_figures, networks, plots, training
 from common.datasets import load
+from common.described_tasks import DescribedTasks, NearestDescription, described_splits
 from common.episodes import EpisodeSampler
 from common.results import Result
-from common.settings import RunSettings
 
 import keras
 import numpy as np
@@ -15,26 +15,13 @@ import numpy as np
 BASELINE_EPISODES = 200  # of each kind: their intervals need not be as narrow
 
 
-def settings_for(dataset, steps):
-    """What a `Config` changes for a data set: real characters are trained for `steps` steps.
-
-    Only characters have classes of their own when they are turned.
-    """
-    long = dataset.startswith("omniglot")
-    if dataset == "glyphs" or long:
-        return {"run": RunSettings(steps=steps if long else 1000, dataset=dataset)}
-    small = {"n_way": 5, "test_ways": (5,), "test_query": 5, "rotations": False}
-    return {**small, "run": RunSettings(steps=1000, dataset=dataset)}
-
-
-def smoke_settings(dataset):
-    """What a `Config` changes to run the whole script in seconds."""
-    tried = RunSettings(steps=20, dataset=dataset, smoke=True)
-    return {"n_way": 5, "test_ways": (5,), "filters": 8, "eval_episodes": 20, "run": tried}
-
-
 def samplers(config):
-    """The episodes for meta-training, and by name (`"5_way_1_shot"`) those for meta-test."""
+    """The episodes for meta-training, and by name (`"5_way_1_shot"`) those for meta-test.
+
+    With `config.zero_shot` their support sets are descriptions (`"10_way_zero_shot"`).
+    """
+    if getattr(config, "zero_shot", False):
+        return described_samplers(config)
     settings = config.run
     options = {"rotations": config.rotations, "seed": settings.seed}
     train = load(settings.dataset, "train", settings.data_dir)
@@ -45,6 +32,36 @@ def samplers(config):
         )
         for n_way in config.test_ways
     }
+
+
+def described_samplers(config):
+    """`samplers` of tasks whose classes are described, of all classes of the data set."""
+    settings = config.run
+    data = described_splits(settings.dataset, settings.data_dir)
+
+    def sampler(split, n_way, n_query):
+        tasks = DescribedTasks(data[split], n_way)
+        return EpisodeSampler(tasks, 1, k_shot=1, n_query=n_query, seed=settings.seed)
+
+    return sampler("train", config.n_way, config.n_query), {
+        f"{n_way}_way_zero_shot": sampler("test", n_way, config.test_query)
+        for n_way in config.test_ways
+    }
+
+
+def shapes(sampler):
+    """The shape of an item, and where classes are described the number of attributes: a tuple."""
+    if isinstance(sampler.data, DescribedTasks):
+        return sampler.data.data.items.shape[1:], sampler.data.data.attributes.shape[1]
+    return (sampler.data.items.shape[1:],)
+
+
+def conv4_embedding(config, input_shape, outputs=None):
+    """The papers' convolutional network, pooled; with `outputs`, a linear layer at its end."""
+    return networks.conv4(
+        input_shape, outputs, filters=config.filters, strided=False, norm=config.norm,
+        seed=config.run.seed,
+    )  # fmt: skip
 
 
 def train(learner, sampler, config, directory=None, progress=False):
@@ -72,6 +89,19 @@ def baselines(kind, learner, config):
     keras.utils.set_random_seed(config.run.seed)
     untrained = keras.models.clone_model(learner.network)
     return {"untrained": kind(untrained), "pixels": kind(pixels)}
+
+
+def described_baselines(untrained, sampler):
+    """What any reader of descriptions must beat.
+
+    Args:
+        untrained: A learner with the weights that it starts from.
+        sampler: The sampler of the meta-training episodes, from `described_samplers`.
+
+    Returns:
+        Learners by name.
+    """
+    return {"untrained": untrained, "nearest_image": NearestDescription(sampler.data.data)}
 
 
 def measure(learners, samplers, config, history):
@@ -102,13 +132,21 @@ def measure(learners, samplers, config, history):
 def draw(result, config, directory):
     """Saves the figures of a run: a test episode, its embedding in the plane, learning curve."""
     _, test_samplers = samplers(config)
-    episode = next(iter(test_samplers.values())).episode(0)
+    sampler = next(iter(test_samplers.values()))
+    episode, names = sampler.episode(0), None
+    if isinstance(sampler.data, DescribedTasks):  # descriptions are told in words
+        (names,) = sampler.data.class_names(sampler.seed_of(0))
+        episode = episode._replace(support_x=[], support_y=[])
     predictions = np.array(result.extra["predictions"])
-    figure = plots.draw_episode(*episode, predictions=predictions)
+    figure = plots.draw_episode(*episode, predictions=predictions, class_names=names)
     plots.save(figure, directory / "episode.png")
-    if hasattr(result.learner, "prototypes"):
+    if names is None and hasattr(result.learner, "prototypes"):
         figure = metric_figures.draw_prototypes(result.learner, episode)
         plots.save(figure, directory / "prototypes.png")
+    if hasattr(result.learner, "log_attention"):
+        steps = attention_figures.attention_steps(result.learner, episode)
+        figure = attention_figures.draw_attention(steps, episode)
+        plots.save(figure, directory / "attention.png")
     figure, axis = plots.figure(size=(5.6, 3.2))
     plots.learning_curve(axis, result.history["step"], result.history["loss"])
     axis.set(xlabel="outer step", ylabel="loss in training")

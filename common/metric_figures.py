@@ -64,6 +64,7 @@ def draw_prototypes(learner, episode, title=None):
     axis.set(xlabel="first principal component", ylabel="second", title=title or note)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.margins(0.12)
+    axis.locator_params(nbins=6)
     return figure
 
 

@@ -57,14 +57,6 @@ def conv4(
     Raises:
         UserError: If `norm` is none of these, or the image is too small to pool it so often.
     """
-    norms = {
-        "batch": layers.BatchNormalization,
-        "fused": lambda: FusedBatchNormalization(momentum=0.9),  # PyTorch's, as in the papers' code
-        "layer": lambda: layers.LayerNormalization(axis=(-3, -2, -1)),
-        "none": layers.Identity,
-    }
-    if norm not in norms:
-        raise UserError(f"norm must be one of {', '.join(norms)}; got {norm!r}.")
     if not strided and min(input_shape[:2]) < 2**blocks:
         raise UserError(
             f"An image must have at least {2**blocks} x {2**blocks} pixels to be pooled {blocks} "
@@ -78,7 +70,7 @@ def conv4(
             filters, 3, stride, padding="same", kernel_initializer=kernel,
             use_bias=norm not in ("batch", "fused"),  # its mean would be subtracted again
         )(x)  # fmt: skip
-        x = layers.ReLU()(norms[norm]()(x))
+        x = layers.ReLU()(normalization(norm)(x))
         if not strided:
             x = layers.MaxPooling2D()(x)
     x = layers.Flatten()(x)
@@ -86,6 +78,44 @@ def conv4(
         kernel = _initializer("glorot_uniform", seed + blocks)
         x = layers.Dense(outputs, kernel_initializer=kernel)(x)
     return keras.Model(images, x, name="conv4")
+
+
+def normalization(norm):
+    """A new layer of the kind that `conv4` calls `norm`.
+
+    Raises:
+        UserError: If there is no such kind.
+    """
+    norms = {
+        "batch": layers.BatchNormalization,
+        "fused": lambda: FusedBatchNormalization(momentum=0.9),  # PyTorch's, as in the papers' code
+        "layer": lambda: layers.LayerNormalization(axis=(-3, -2, -1)),
+        "none": layers.Identity,
+    }
+    if norm not in norms:
+        raise UserError(f"norm must be one of {', '.join(norms)}; got {norm!r}.")
+    return norms[norm]()
+
+
+def with_linear(network, outputs, *, name=None, seed=0):
+    """The network with normalised linear functions of its features behind them.
+
+    Batch normalisation gives them a spread of 1 from the start.
+
+    Args:
+        network: A built Keras model to `(examples, features)`.
+        outputs: Number of linear functions.
+        name: Name of the new layer.
+        seed: Seed of its initial weights.
+
+    Returns:
+        A `keras.Model` to `(examples, features + outputs)`.
+    """
+    kernel = _initializer("glorot_uniform", seed)
+    linear = layers.Dense(outputs, use_bias=False, kernel_initializer=kernel, name=name)
+    normalised = layers.BatchNormalization(momentum=0.9)(linear(network.output))
+    joined = layers.Concatenate()([network.output, normalised])
+    return keras.Model(network.input, joined, name=network.name)
 
 
 def _initializer(initializer, seed):

@@ -29,11 +29,13 @@ class Archive(NamedTuple):
     n_characters: int
 
 
-def find_archive(name: str, data_dir: Path | None = None) -> Path | None:
+def find_archive(
+    name: str, data_dir: Path | None = None, folders: tuple[str, ...] = ("omniglot",)
+) -> Path | None:
     """Returns the zip file or the unpacked folder of an archive, or None if it is nowhere."""
-    places = [data_dir, os.environ.get("META_LEARNING_DATA"), _keras_data_sets()]
+    places = [data_dir, os.environ.get("META_LEARNING_DATA"), keras_data_sets()]
     for place in (Path(place).expanduser() for place in places if place):
-        for folder in (place / "omniglot", place):
+        for folder in (*(place / folder for folder in folders), place):
             for path in (folder / f"{name}.zip", folder / name):
                 if path.exists():
                     return path
@@ -47,14 +49,14 @@ def find_or_download(archive: Archive, data_dir: Path | None = None) -> Path:
         return path
     return download(
         f"{SOURCE}/{archive.name}.zip",
-        _keras_data_sets() / "omniglot" / f"{archive.name}.zip",
+        keras_data_sets() / "omniglot" / f"{archive.name}.zip",
         md5=archive.md5,
         advice=f"Put {archive.name}.zip into a folder that --data-dir or META_LEARNING_DATA names, "
         "or take the data set glyphs, which needs no network.",
     )
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, pattern: str = "*.png") -> str:
     """Returns a digest of a file's content, or of the names, sizes and times in a folder."""
     if path.is_file():
         try:
@@ -64,7 +66,7 @@ def fingerprint(path: Path) -> str:
                 f"Could not read {path} ({error.strerror}): make it readable."
             ) from error
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.png")):
+    for file in sorted(path.rglob(pattern)):
         status = file.stat()
         digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -131,5 +133,6 @@ def _decode_all(source: Path, files: dict[str, Callable[[], bytes]]) -> dict[str
         return dict(zip(drawings, pool.map(decode, drawings.values()), strict=True))
 
 
-def _keras_data_sets() -> Path:
+def keras_data_sets() -> Path:
+    """Returns the folder that Keras downloads data sets to."""
     return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"

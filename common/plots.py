@@ -154,7 +154,7 @@ def draw_episode(
     Args:
         support_x, query_x: Images `(n, height, width)` or `(n, height, width, channels)`; those
             with one channel are drawn as dark ink.
-        support_y, query_y: Labels `(n,)` in 0..n_way-1.
+        support_y, query_y: Labels `(n,)` in 0..n_way-1; the support set may be empty.
         predictions: Of the queries, labels `(n,)` or logits or probabilities `(n, n_way)`.
         class_names: Names of the labels.
         max_images: How many images a class shows at most in either half.
@@ -167,7 +167,7 @@ def draw_episode(
         )
     if predictions is not None and np.ndim(predictions) == 2:
         predictions = np.argmax(predictions, axis=-1)
-    n_way = int(max(support_y.max(), query_y.max())) + 1
+    n_way = int(max([*support_y, *query_y])) + 1
     shown = [
         (np.flatnonzero(support_y == label), np.flatnonzero(query_y == label))
         for label in range(n_way)
@@ -183,7 +183,8 @@ def draw_episode(
     axis.set(xlim=(-names, width - names), ylim=(n_way * step - 0.1, -0.45), aspect="equal")
     axis.axis("off")
     queries_from = (left + 0.5) * 1.15
-    axis.text(0, -0.12, "support", fontweight="bold")
+    if left:
+        axis.text(0, -0.12, "support", fontweight="bold")
     axis.text(queries_from, -0.12, "queries", fontweight="bold")
     for label, (support, query) in enumerate(shown):
         top = label * step
@@ -191,20 +192,20 @@ def draw_episode(
         axis.text(-0.2, top + 0.5, str(label), ha="right", va="center", fontweight="bold")
         axis.text(-0.65, top + 0.5, name, ha="right", va="center", fontsize=8)
         for column, index in enumerate(support[:left]):
-            _draw_image(axis, support_x[index], column * 1.15, top)
+            draw_image(axis, support_x[index], column * 1.15, top)
         for column, index in enumerate(query[:right]):
             x = queries_from + column * 1.15
             if predictions is None:
-                _draw_image(axis, query_x[index], x, top)
+                draw_image(axis, query_x[index], x, top)
                 continue
             color, sign = _FRAMES[bool(predictions[index] == label)]
-            _draw_image(axis, query_x[index], x, top, color, 2.5)
+            draw_image(axis, query_x[index], x, top, color, 2.5)
             verdict = f"{sign} {predictions[index]}"
             axis.text(x + 0.5, top + 1.2, verdict, ha="center", va="center", color=color)
     return drawing
 
 
-def _draw_image(
+def draw_image(
     axis: Axes, image: Any, x: float, y: float, color: str = "#BBBBBB", line: float = 0.8
 ) -> None:
     """Draws `image` with a frame in the unit square below and right of (x, y)."""

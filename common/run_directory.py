@@ -94,7 +94,7 @@ class RunDirectory:
     def config(cls, path: Path, script: str, default: Any) -> Any:
         """The `Config` of a run; `default` gives its type."""
         settings = cls.settings(path, script)
-        if strange := settings.keys() ^ flat(default).keys():
+        if strange := (settings.keys() ^ flat(default).keys()) - set(PLACES):
             names = ", ".join(flag(name) for name in sorted(strange))
             raise UserError(f"{path} is from another version of {script} ({names} differ)")
         try:

@@ -48,7 +48,7 @@ class RunSettings:
     """Outer steps of meta-training."""
 
     dataset: str = "sine"
-    """Data set: sine, glyphs, omniglot, omniglot-random, or folder:PATH with your own images."""
+    """Data set: one of those that the README lists, or folder:PATH with your own files."""
 
     data_dir: Path | None = None
     """Folder with data that is already downloaded."""
@@ -77,7 +77,7 @@ class RunSettings:
 
 # What must not change between the parts of a resumed run leaves these out: they say where a run
 # finds and leaves its files, not what it computes.
-PLACES = ("data_dir", "output_dir", "resume")
+PLACES = ("data_dir", "output_dir", "resume", "support", "query", "weights")
 
 
 def flag(name: str) -> str:

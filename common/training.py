@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+RESTART = "Run without --resume to start again."
+
 
 def prepare(settings):
     """Makes what follows reproducible, and sets the precision: call it before making a network.
@@ -95,6 +97,28 @@ def train(
     return history
 
 
+def load_weights(learner, path, advice):
+    """Loads weights that `train` saved into a learner of the same network.
+
+    Raises:
+        UserError: If the file is damaged or of another network; it ends in `advice`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping")  # or weights would stay as they are
+            learner.load_weights(path)
+    except (OSError, KeyError, TypeError, ValueError, UserWarning) as error:
+        raise _damaged(path, learner, error, advice) from None
+
+
+def _damaged(path, learner, error, advice):
+    reason = " ".join(str(error).split())[:150]
+    return UserError(
+        f"{path} is damaged, or of another network than this {learner.network.name}: {reason}. "
+        f"{advice}"
+    )
+
+
 def _save_weights(learner, path):
     variables = [*learner.variables, *learner.optimizer.variables]
     room = 2 * sum(v.numpy().nbytes for v in variables) + 2**17  # more than the file takes
@@ -154,17 +178,9 @@ class Checkpoint(keras.callbacks.Callback):
         newest = max(self.folder.glob("step-*.json"), default=None)
         if newest is None:
             return
-        path = newest
         try:
-            history = dict(json.loads(path.read_text()))
-            path = newest.with_suffix(".weights.h5")
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Skipping")  # or weights would stay as they are
-                learner.load_weights(path)
-        except (OSError, KeyError, TypeError, ValueError, UserWarning) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise UserError(
-                f"{path} is damaged, or of another network than this {learner.network.name}: "
-                f"{reason}. Run without --resume to start again."
-            ) from None
+            history = dict(json.loads(newest.read_text()))
+        except (OSError, TypeError, ValueError) as error:
+            raise _damaged(newest, learner, error, RESTART) from None
+        load_weights(learner, newest.with_suffix(".weights.h5"), RESTART)
         self.history.update(history)

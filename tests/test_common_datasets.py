@@ -24,7 +24,7 @@ def few_shot_data(**changes):
     [
         ("glyph", "Did you mean glyphs?"),
         ("Omniglot", "Did you mean omniglot?"),
-        ("cifar10", "glyphs, omniglot, omniglot-random, folder:PATH"),
+        ("cifar10", "glyphs, omniglot, omniglot-random, "),
         ("", "Received: ''"),
         ("folders:x", "Received: 'folders:x'"),
     ],

@@ -157,3 +157,19 @@ def test_a_class_without_images_is_named(folder):
 
     with pytest.raises(UserError, match="class3"):
         load_all()
+
+
+def test_height_and_width_may_differ(folder):
+    for size, shape in (((56, 46), (56, 46)), (20, (20, 20))):
+        for colour in (False, True):
+            data = load_image_folder(folder, "train", size=size, colour=colour)
+            assert data.items.shape[1:] == (*shape, 3 if colour else 1)
+
+
+def test_an_image_keeps_its_size_or_gets_another():
+    image = np.zeros((30, 20), np.uint8)
+    image[:15] = 200  # the upper half
+    content = cv2.imencode(".png", image)[1].tobytes()
+    assert decode_image(content, "x", size=None).shape == (30, 20, 1)
+    resized = decode_image(content, "x", size=(6, 10))[..., 0]
+    np.testing.assert_array_equal(resized, np.repeat([[200], [0]], 3, 0) * np.ones(10))

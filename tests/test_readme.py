@@ -28,6 +28,10 @@ def words_of(line):
     return shlex.split(line, comments=True)
 
 
+def module_of(script):
+    return script.removesuffix(".py").replace("/", ".")
+
+
 def write_images(folder, n_images):
     """Images of noise: `folder/0.jpg`, `folder/1.jpg`, ..."""
     folder.mkdir(parents=True)
@@ -38,7 +42,7 @@ def write_images(folder, n_images):
 
 @pytest.mark.parametrize(("script", "flags"), SCRIPTS, ids=lambda text: text.strip() or "plain")
 def test_script_takes_its_flags(script, flags):
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    module = importlib.import_module(module_of(script))
     # --help ends the process, and --resume asks for a run that was stopped.
     words = [word for word in words_of(flags) if word not in ("--help", "--resume")]
     assert isinstance(command.parse(module.Config, words), module.Config)
@@ -56,9 +60,11 @@ def test_arguments_given_through_make_are_flags():
 
 
 def test_every_flag_in_the_text_is_one():
-    known = {flag(name) for name in flat(maml.Config())}
-    known |= {flag(f"no_{name}") for name, value in flat(maml.Config()).items() if value is False}
-    known |= {"--help", "--add", "--logdir"}
+    known = {"--help", "--add", "--logdir"}
+    for script in {script for script, _ in SCRIPTS}:
+        settings = flat(importlib.import_module(module_of(script)).Config())
+        known |= {flag(name) for name in settings}
+        known |= {flag(f"no_{name}") for name, value in settings.items() if value is False}
     ours = "\n".join(line for line in CODE.splitlines() if "pip" not in line)
     assert set(re.findall(r"(?<!\S)--[a-z-]+", ours)) <= known
 
