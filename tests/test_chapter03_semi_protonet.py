@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -301,13 +302,17 @@ def test_unseen_characters_are_learned_with_unlabelled_ones(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_seed_decides_the_result():
-    def metrics(seed):
+def test_a_seed_decides_the_result_and_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(semi_experiment, "accuracy_by_unlabelled", lambda *_: {})
+
+    def metrics(seed, directory=None):
         settings = RunSettings(steps=3, seed=seed, dataset="glyphs")
         config = replace(short(methods=("cluster",), distractors=2), eval_episodes=10)
-        return semi_protonet.run(replace(config, run=settings)).metrics
+        return semi_protonet.run(replace(config, run=settings), directory).metrics
 
-    assert metrics(0) == metrics(0) != metrics(1)
+    first = metrics(0, tmp_path)
+    shutil.rmtree(tmp_path / "cluster")  # as if killed after the first of the learners
+    assert metrics(0, tmp_path) == first == metrics(0) != metrics(1)
 
 
 @pytest.mark.slow
