@@ -52,6 +52,7 @@ class Config(recognition.Settings):
     """Settings of the script; the defaults are those of the synthetic calls."""
 
     FOLDS: ClassVar = {"fsdd": 5, "fsdd-speakers": 6}
+    EMBEDDED: ClassVar = "sounds"
 
     features: str = "log_mel"
     """What the network sees: log_mel or mfcc."""

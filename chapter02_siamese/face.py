@@ -18,6 +18,7 @@ Differences from the book:
 2. Pairs are drawn anew in every step and pictures changed a little, instead of one list of pairs.
 3. Four strided convolutions with layer normalisation lead to 64 numbers on a sphere, instead of
    two with pooling to 50 numbers anywhere. By default it learns from triplets.
+4. With photographs, of which there are few, training begins on drawn faces (`--pretrain-steps`).
 
 `python chapter02_siamese/face.py` trains on drawn (synthetic) faces; `--dataset att_faces --folds`
 on photographs, four times, so that everyone is once among the test people. Then
@@ -44,19 +45,25 @@ class Config(recognition.Settings):
     """Settings of the script; the defaults are those of the drawn faces."""
 
     FOLDS: ClassVar = {"att_faces": 4, "olivetti": 4}
+    EMBEDDED: ClassVar = "faces"
 
     run: RunSettings = RunSettings(steps=400, dataset="faces")
 
     @classmethod
     def for_dataset(cls, dataset):
-        """The settings for a data set."""
-        return cls(run=RunSettings(steps=400, dataset=dataset))
+        """The settings for a data set: photographs are of few people, so drawn ones come first."""
+        if dataset == "faces":
+            return cls()
+        more = {"people": 20, "items": 8} if dataset in cls.FOLDS else {}
+        run = RunSettings(steps=300, dataset=dataset)
+        return cls(pretrain_steps=500, **more, run=run)
 
     @classmethod
     def smoke(cls, dataset="faces"):
         """The whole script in seconds."""
         tried = RunSettings(steps=10, dataset=dataset, smoke=True)
         small = {"filters": 8, "people": 4, "pairs": 16, "eval_pairs": 200, "eval_episodes": 50}
+        small |= {"items": 4, "pretrain_steps": 0}
         return replace(cls.for_dataset(dataset), **small, run=tried)
 
 

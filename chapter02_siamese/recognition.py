@@ -27,6 +27,7 @@ class Settings:
     """The settings of both scripts."""
 
     FOLDS: ClassVar = {}  # how often a data set can be split so that each class is once in the test
+    EMBEDDED: ClassVar = ""  # the script's synthetic data set, for `pretrain_steps`
 
     loss: str = "triplet"
     """contrastive, cross_entropy or triplet."""
@@ -54,6 +55,8 @@ class Settings:
     """People in a training step of triplet."""
     items: int = 4
     """Items of each of them."""
+    pretrain_steps: int = 0
+    """Steps on the synthetic faces or sounds that come before those on the data set."""
     outer_lr: float = 0.001
     """Rate of the training steps (Adam)."""
     outer_decay: bool = True
@@ -81,7 +84,7 @@ class Settings:
             raise UserError(f"--margin goes with --loss {' or '.join(MARGINS)}, got {self.loss}")
         at_least(2, self, "pairs", "people", "items", "eval_pairs", "eval_episodes")
         at_least(2, self, *["n_way"] * (self.n_way is not None))
-        non_negative(self, "fold")
+        non_negative(self, "fold", "pretrain_steps")
         if self.n_folds == 1 and (self.fold or self.folds):
             raise UserError(
                 f"{self.run.dataset} is split in one way only: leave out --fold and --folds, or "
@@ -174,15 +177,24 @@ def run_fold(config, load, augment, fold, directory=None, progress=False, new=ne
     tested = judged["test"][0]  # too few people or items are refused before the training
     EpisodeSampler(tested, report.n_way(config, tested), config.k_shot, 1)
     learners = {name: new(config, train.items.shape[1:]) for name in ("siamese", "random")}
+    learner = learners["siamese"]
+    if config.pretrain_steps:
+        first = replace(config, run=replace(config.run, steps=config.pretrain_steps))
+        synthetic = load(config.EMBEDDED, "train", config.run.data_dir, 0)
+        train_on(learner, synthetic, first, augment, progress=progress)
+    history = train_on(learner, train, config, augment, listed, directory, progress)
+    return report.measure(learners, judged, config, history)
+
+
+def train_on(learner, data, config, augment, listed=None, directory=None, progress=False):
+    """Trains on pairs of `data` (those `listed`, or all) or on its triplets; returns the curves."""
     options = {"augment": augment if config.augment else None, "seed": config.run.seed}
     if config.loss == "triplet":
-        sampler, size = pairs.ClassSampler(train, config.items, **options), config.people
+        sampler, size = pairs.ClassSampler(data, config.items, **options), config.people
     else:
-        sampler, size = pairs.PairSampler(train, pairs=listed, **options), config.pairs
-    learner = learners["siamese"]
+        sampler, size = pairs.PairSampler(data, pairs=listed, **options), config.pairs
     learner.compile(training.outer_optimizer(config), new_loss(config), jit_compile=config.run.jit)
-    history = training.train(
+    return training.train(
         learner, sampler, steps=config.run.steps, meta_batch_size=size, directory=directory,
         progress=progress,
     )  # fmt: skip
-    return report.measure(learners, judged, config, history)
