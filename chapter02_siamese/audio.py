@@ -76,7 +76,7 @@ class Config(recognition.Settings):
             run = replace(run, steps=250)
             return cls(length="stretch", network="local", people=6, items=12, run=run)
         if dataset == "fsdd-speakers":
-            return cls(length="stretch", people=10, items=8, k_shot=5, run=run)
+            return cls(people=10, items=8, k_shot=5, run=run)
         return cls(run=run)
 
     @classmethod
