@@ -273,7 +273,6 @@ def test_damaged_images_are_less_sure():
         (["--damage", "1.5"], "--damage must be between 0 and 1"),
         (["--damage-factor", "0"], "--damage-factor must be at least 1"),
         (["--damage-factor", "29"], "factor"),
-        (["--distance", "cosine"], "--distance must be euclidean"),
         (["--dataset", "sine"], ""),
     ],
 )

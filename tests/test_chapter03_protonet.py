@@ -326,6 +326,6 @@ def test_smoke_run_leaves_all_files(tmp_path, capfd):
         content = json.loads((folder / "result.json").read_text())
         assert set(content["config"]).isdisjoint({"support", "query", "weights"})
     assert content["command"] == (
-        "python chapter03_protonets/protonet.py --smoke --zero-shot --steps 2"
+        "python chapter03_protonets/protonet.py --smoke --steps 2 --zero-shot"
     )
     assert "protonet_accuracy_5_way_zero_shot" in content["metrics"]
