@@ -90,6 +90,8 @@ class Settings:
                 f"{self.run.dataset} is split in one way only: leave out --fold and --folds, or "
                 f"choose {' or '.join(self.FOLDS)}"
             )
+        if self.fold and self.folds:
+            raise UserError(f"--folds takes every fold in turn: leave out --fold {self.fold}")
         if self.fold >= self.n_folds:
             raise UserError(f"--fold must be 0 to {self.n_folds - 1}, got {self.fold}")
         if self.split == "pairs" and (self.folds or self.loss == "triplet"):

@@ -354,6 +354,7 @@ def changed(folder, tmp_path, settings):
         (["--fold", "1"], "faces is split in one way only"),
         (["--folds"], "choose att_faces or olivetti"),
         (["--dataset", "att_faces", "--fold", "4"], "--fold must be 0 to 3, got 4"),
+        (["--dataset", "att_faces", "--folds", "--fold", "2"], "leave out --fold 2"),
         (["--margin", "0"], "--margin must be greater than 0"),
         (["--loss", "cross_entropy", "--margin", "1"], "--margin goes with --loss contrastive or"),
         (["--items", "1"], "--items must be at least 2, got 1"),
