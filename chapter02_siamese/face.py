@@ -37,7 +37,10 @@ from chapter02_siamese import own_files, protocol, recognition, report
 from common import face_augmentation, faces, image_folders, verification_figures
 from common.errors import UserError
 from common.images import decode_image
+from common.own_files import FAINTEST
 from common.settings import RunSettings
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,10 @@ def read(path, input_shape, config):
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"Could not read {path} ({error.strerror}): name a picture.") from None
-    return decode_image(content, str(path), input_shape[:2], colour=input_shape[2] == 3)
+    picture = decode_image(content, str(path), input_shape[:2], colour=input_shape[2] == 3)
+    if np.ptp(picture) < FAINTEST:
+        raise UserError(f"Expected a face in {path}, found an even grey: name another picture.")
+    return picture
 
 
 FILES = own_files.Kind(read, image_folders.SUFFIXES, ("the same person", "different people"))

@@ -78,11 +78,11 @@ class Settings:
             one_of(self, name, choices)
         if self.energy is not None:
             one_of(self, "energy", ENERGIES[self.loss], f" with --loss {self.loss}")
-        positive(self, "embedding", "filters", "pairs", "people", "items", "outer_lr", "k_shot")
+        positive(self, "filters", "outer_lr", "k_shot")
         positive(self, *["margin"] * (self.margin is not None))
         if self.margin is not None and self.loss not in MARGINS:
             raise UserError(f"--margin goes with --loss {' or '.join(MARGINS)}, got {self.loss}")
-        at_least(2, self, "pairs", "people", "items", "eval_pairs", "eval_episodes")
+        at_least(2, self, "embedding", "pairs", "people", "items", "eval_pairs", "eval_episodes")
         at_least(2, self, *["n_way"] * (self.n_way is not None))
         non_negative(self, "fold", "pretrain_steps")
         if self.n_folds == 1 and (self.fold or self.folds):
@@ -90,6 +90,8 @@ class Settings:
                 f"{self.run.dataset} is split in one way only: leave out --fold and --folds, or "
                 f"choose {' or '.join(self.FOLDS)}"
             )
+        if self.fold and self.folds:
+            raise UserError(f"--folds takes every fold in turn: leave out --fold {self.fold}")
         if self.fold >= self.n_folds:
             raise UserError(f"--fold must be 0 to {self.n_folds - 1}, got {self.fold}")
         if self.split == "pairs" and (self.folds or self.loss == "triplet"):
@@ -176,24 +178,30 @@ def run_fold(config, load, augment, fold, directory=None, progress=False, new=ne
     train, listed, judged = protocol.data_of(config, load, fold)
     tested = judged["test"][0]  # too few people or items are refused before the training
     EpisodeSampler(tested, report.n_way(config, tested), config.k_shot, 1)
+    sampler = new_sampler(train, config, augment, listed)
     learners = {name: new(config, train.items.shape[1:]) for name in ("siamese", "random")}
     learner = learners["siamese"]
-    if config.pretrain_steps:
+    begun = directory is not None and any((directory / "checkpoint").glob("step-*.json"))
+    if config.pretrain_steps and not begun:
         first = replace(config, run=replace(config.run, steps=config.pretrain_steps))
         synthetic = load(config.EMBEDDED, "train", config.run.data_dir, 0)
-        train_on(learner, synthetic, first, augment, progress=progress)
-    history = train_on(learner, train, config, augment, listed, directory, progress)
+        train_on(learner, new_sampler(synthetic, config, augment), first, progress=progress)
+    history = train_on(learner, sampler, config, directory, progress)
     return report.measure(learners, judged, config, history)
 
 
-def train_on(learner, data, config, augment, listed=None, directory=None, progress=False):
-    """Trains on pairs of `data` (those `listed`, or all) or on its triplets; returns the curves."""
+def new_sampler(data, config, augment, listed=None):
+    """What draws batches of `data`: triplets, or pairs (those `listed`, or all)."""
     options = {"augment": augment if config.augment else None, "seed": config.run.seed}
     if config.loss == "triplet":
-        sampler, size = pairs.ClassSampler(data, config.items, **options), config.people
-    else:
-        sampler, size = pairs.PairSampler(data, pairs=listed, **options), config.pairs
+        return pairs.ClassSampler(data, config.items, **options)
+    return pairs.PairSampler(data, pairs=listed, **options)
+
+
+def train_on(learner, sampler, config, directory=None, progress=False):
+    """Trains a network, from the weights that it has, on what is drawn; returns the curves."""
     learner.compile(training.outer_optimizer(config), new_loss(config), jit_compile=config.run.jit)
+    size = config.people if config.loss == "triplet" else config.pairs
     return training.train(
         learner, sampler, steps=config.run.steps, meta_batch_size=size, directory=directory,
         progress=progress,

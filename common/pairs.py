@@ -117,7 +117,14 @@ class ClassSampler:
     ):
         self.data, self.augment, self.seed = data, augment, seed
         self.n_items = whole_number("items", n_items, minimum=2)
-        EpisodeSampler(data, 2, self.n_items - 1, 1, seed=seed)  # says what is wrong
+        counts = np.bincount(data.labels, minlength=len(data.class_names))
+        if counts.min() < self.n_items:
+            raise UserError(
+                f"expected at least {self.n_items} items in every class of {data.name}, as many "
+                f"as --items, found {counts.min()} in {data.class_names[counts.argmin()]!r}; lower "
+                "--items or add items"
+            )
+        EpisodeSampler(data, 2, self.n_items - 1, 1, seed=seed)  # refuses a single class
 
     def dataset(self, n_classes: int, start_step: int = 0) -> tf.data.Dataset:
         """Endless batches for training.

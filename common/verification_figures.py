@@ -115,6 +115,8 @@ def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    if not np.ptp(embeddings, axis=0).any():  # a network that collapsed; t-SNE would crash Python
+        return np.zeros((len(embeddings), 2), np.float32)
     if len(embeddings) < 20:
         return PCA(2).fit_transform(embeddings)
     neighbours = min(30, len(embeddings) // 4)

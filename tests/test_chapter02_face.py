@@ -10,6 +10,7 @@ from pathlib import Path
 from chapter02_siamese import audio, face, own_files, recognition
 from chapter02_siamese.face import Config
 from common import faces, training
+from common.errors import UserError
 from common.results import Result
 from common.settings import RunSettings
 
@@ -148,6 +149,50 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path, monkeypatch):
     assert resumed.history == unbroken.history
 
 
+def drawn_before(n_people=6):
+    """`load` of few invented people as if they were photographs, and what it was asked for."""
+    asked = []
+
+    def load(name, split, data_dir, fold):
+        asked.append((name, split))
+        first = {"train": 0, "validation": n_people, "test": 2 * n_people}[split]
+        numbers = range(first, first + n_people)
+        return faces.FewShotData.from_drawings(
+            np.stack([faces.draw_pictures(number, 4) for number in numbers]),
+            class_names=tuple(map(str, numbers)), class_groups=("x",) * n_people,
+            name="few", split=split,
+        )  # fmt: skip
+
+    return load, asked
+
+
+def test_training_begins_on_drawn_faces(tmp_path):
+    load, asked = drawn_before()
+    photographs = RunSettings(steps=1, dataset="att_faces")
+    scratch, pretrained = (replace(small(pretrain_steps=n), run=photographs) for n in (0, 5))
+    plain = recognition.run(scratch, load, None)
+    assert [name for name, _ in asked] == ["att_faces"] * 3
+    asked.clear()
+    folder = tmp_path / "run"
+    begun = recognition.run(pretrained, load, None, folder)
+    assert [pair for pair in asked if pair[0] == "faces"] == [("faces", "train")]
+    assert begun.history["step"] == plain.history["step"] == [1]
+    assert begun.metrics["random_auc"] == plain.metrics["random_auc"]
+    energies = [result.extra["energies"]["siamese"] for result in (plain, begun)]
+    assert not np.allclose(*energies, atol=1e-3)
+    asked.clear()
+    resumed = recognition.run(pretrained, load, None, folder)  # its checkpoint has all weights
+    assert {name for name, _ in asked} == {"att_faces"}
+    assert resumed.metrics == begun.metrics
+
+
+def test_too_few_pictures_are_refused_before_training_on_drawn_faces():
+    load, asked = drawn_before()
+    with pytest.raises(UserError, match=r"at least 5 items.*--items, found 4"):
+        recognition.run(small(pretrain_steps=5, items=5), load, None)
+    assert len(asked) == 3
+
+
 def test_folds_test_everyone_once(tmp_path, monkeypatch):
     tested = []
 
@@ -239,6 +284,14 @@ def test_files_that_are_no_pictures(refused, album, tmp_path, content, words):
         assert "bad.png" in message
 
 
+def test_a_picture_that_shows_nothing_is_refused(refused, album, tmp_path):
+    even, good = tmp_path / "even.png", album / "known" / "carl.png"
+    cv2.imwrite(str(even), np.full((50, 40), 255, np.uint8))
+    message = refused("--verify", good, even)
+    assert "even.png" in message
+    assert "even grey" in message
+
+
 def test_enrolled_folders_that_hold_nothing(refused, album, tmp_path):
     picture = album / "known" / "carl.png"
     assert "found none" in refused("--enrol", tmp_path, "--identify", picture)
@@ -301,9 +354,12 @@ def changed(folder, tmp_path, settings):
         (["--fold", "1"], "faces is split in one way only"),
         (["--folds"], "choose att_faces or olivetti"),
         (["--dataset", "att_faces", "--fold", "4"], "--fold must be 0 to 3, got 4"),
+        (["--dataset", "att_faces", "--folds", "--fold", "2"], "leave out --fold 2"),
         (["--margin", "0"], "--margin must be greater than 0"),
         (["--loss", "cross_entropy", "--margin", "1"], "--margin goes with --loss contrastive or"),
         (["--items", "1"], "--items must be at least 2, got 1"),
+        (["--embedding", "1"], "--embedding must be at least 2, got 1"),
+        (["--pretrain-steps", "-1"], "--pretrain-steps must be at least 0, got -1"),
         (["--n-way", "61"], "at least n_way=61 classes, found 60"),
         (["--dataset", "glyphs"], "data set of faces"),
     ],

@@ -181,7 +181,7 @@ def test_merging_splits():
         (lambda: PairSampler(numbered(1, 4)), "at least n_way=2 classes, found 1"),
         (lambda: PairSampler(numbered(3, 4, n_least=1)), "at least 2 items.*found 1.*'c2'"),
         (lambda: ClassSampler(numbered(1, 4)), "at least n_way=2 classes, found 1"),
-        (lambda: ClassSampler(numbered(3, 3), 4), "at least 4 items"),
+        (lambda: ClassSampler(numbered(3, 3), 4), "at least 4 items.*as --items, found 3 in 'c0'"),
         (lambda: ClassSampler(numbered(), 1), "items to be an integer from 2"),
         (lambda: PairSampler(numbered()).dataset(7), "even number of pairs.*found 7"),
         (lambda: fixed_pairs(np.zeros(5, int), 4), "items of two classes"),

@@ -2,7 +2,7 @@
 
 import itertools
 
-from common import verification
+from common import verification, verification_figures
 from common.datasets import FewShotData
 from common.errors import UserError
 from common.verification import (
@@ -180,3 +180,12 @@ def test_energies_of_pairs_by_their_numbers():
     embeddings = np.array([[0.0], [1.0], [5.0]])
     drawn = Pairs(np.array([0, 1]), np.array([1, 2]), np.array([1, 0]))
     assert verification.pair_energies(squared, embeddings, drawn).tolist() == [1.0, 16.0]
+
+
+# Figures
+
+
+def test_a_collapsed_network_has_a_plane_too():
+    points = verification_figures.plane(np.full((60, 8), 0.5))
+    np.testing.assert_array_equal(points, np.zeros((60, 2)))
+    assert np.isfinite(verification_figures.plane(np.repeat(np.eye(8)[:2], 30, axis=0))).all()
