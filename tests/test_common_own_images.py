@@ -156,7 +156,8 @@ def test_wrong_weights(finished, classes, query, tmp_path, capfd):
     assert "cannot read the settings of a run" in refusal(capfd, *flags, tmp_path)
     settings = (folder / "config.json").read_text()
     (folder / "config.json").write_text(settings.replace('"filters": 8', '"filters": 9'))
-    assert "of another network than this conv4" in refusal(capfd, *flags, folder)
+    assert "of another network than this conv4" in (error := refusal(capfd, *flags, folder))
+    assert error.endswith("file. Choose another folder for --weights.\n")  # Keras's first sentence
     (folder / "config.json").write_text(settings.replace('"protonet"', '"maml"'))
     assert "is a run of maml, expected one of protonet" in refusal(capfd, *flags, folder)
     zero_shot = settings.replace('"zero_shot": false', '"zero_shot": true')
