@@ -16,8 +16,9 @@ Differences from the paper and its code:
 1. Equation 2 is a mean, as in the code; the paper writes a sum.
 2. At test time batch normalisation uses its moving averages, so that a query is judged by itself;
    the code takes the statistics of the batch, to which the other queries and classes belong.
-3. The rate falls along a cosine, the weights start as Keras's do, and gradients are not clipped:
-   the code clips their norms at 0.5, which these hardly ever reach.
+3. The rate starts at 0.003, in the code at 0.001, and falls along a cosine; the weights start as
+   Keras's do, and gradients are not clipped: the code clips their norms at 0.5, which these hardly
+   ever reach.
 4. Training shows 20 classes and 5 queries of each, and the network serves every number of classes;
    the paper trains one for 5 classes, with 19 queries of each, and one for 20, with 10.
 5. Zero-shot: f_1 makes maps; the paper joins vectors, the images' from a network for ImageNet.

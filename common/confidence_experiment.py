@@ -8,6 +8,7 @@ from common.damage import DamagedSampler
 from common.results import Estimate, Result
 
 import numpy as np
+import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 SORTED_EPISODES = 50  # in which confidences are compared
@@ -92,7 +93,8 @@ def shown_sampler(samplers):
 
 def confidences(learner, images):
     """The mean over features of S of each image, NumPy `(images,)`."""
-    return learner.points(learner.network(images, training=False))[1].numpy().mean(-1)
+    embeddings = tf.cast(learner.network(images, training=False), tf.float32)  # not bfloat16
+    return learner.points(embeddings)[1].numpy().mean(-1)
 
 
 def pairs_sorted(learner, sampler, n_episodes=SORTED_EPISODES):

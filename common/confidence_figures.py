@@ -1,6 +1,7 @@
 """Figures of learners with confidences: radii in the plane, images sorted by confidence."""
 
 from common import plots
+from common.embedding import embed
 from common.metric_figures import class_colors
 
 import numpy as np
@@ -25,12 +26,13 @@ def draw_gaussians(learner, episode, damaged=None, title=None):
     """
     damaged = np.zeros(len(episode.support_y), bool) if damaged is None else np.asarray(damaged)
     n_way = int(episode.support_y.max()) + 1
-    points, sure = (part.numpy() for part in learner.points(learner.network(episode.support_x)))
+    shown, asked = embed(learner.network, episode.support_x[None], episode.query_x[None])
+    points, sure = (part.numpy()[0] for part in learner.points(shown))
     prototypes, precisions = (
         part[0].numpy()
         for part in learner.prototypes(points[None], sure[None], episode.support_y[None], n_way)
     )
-    query = learner.points(learner.network(episode.query_x))[0].numpy()
+    query = learner.points(asked)[0].numpy()[0]
     plane = PCA(2).fit(query)
     points, query, centers = (plane.transform(each) for each in (points, query, prototypes))
     variances = np.broadcast_to(1 / precisions, prototypes.shape)

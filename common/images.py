@@ -46,8 +46,8 @@ def decode_image(
         )
     if unchanged is not None and unchanged.ndim == 3 and unchanged.shape[2] == 4:
         opacity = unchanged[..., 3:] / np.float32(np.iinfo(unchanged.dtype).max)
-        image = 255 - opacity * (255 - image.reshape(*opacity.shape[:2], -1))
-        image = np.round(image).astype(np.uint8)
+        opacity = opacity if colour else opacity[..., 0]
+        image = np.round(255 - opacity * (255 - image)).astype(np.uint8)
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -47,11 +47,11 @@ def read_grey(path):
 
 
 def as_item(image, input_shape, drawn, name="the image"):
-    """A grey image as the network knows them: resized by averaging areas, padded to a square.
+    """A grey image as the network knows them: resized by averaging areas, padded to their shape.
 
     Args:
         image: uint8 `(height, width)`.
-        input_shape: `(size, size, channels)`.
+        input_shape: `(height, width, channels)`.
         drawn: Whether the network knows light drawings on black. The paper, the median of the
             image's border, then becomes 0, and what differs most from it 255: dark on light is
             turned to light on dark.
@@ -64,16 +64,19 @@ def as_item(image, input_shape, drawn, name="the image"):
         UserError: If there is nothing to be seen.
     """
     paper = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
-    size, longest = input_shape[0], max(image.shape)
-    height, width = (max(1, round(side * size / longest)) for side in image.shape)
+    (tall, wide), (height, width) = image.shape, input_shape[:2]
+    if tall * width > wide * height:  # too tall for the shape: padded left and right
+        width = max(1, round(wide * height / tall))
+    else:
+        height = max(1, round(tall * width / wide))
     small = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    square = np.full((size, size), paper, np.float32)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = small
+    item = np.full(input_shape[:2], paper, np.float32)
+    top, left = (input_shape[0] - height) // 2, (input_shape[1] - width) // 2
+    item[top : top + height, left : left + width] = small
     if drawn:
-        ink = paper - square
+        ink = paper - item
         ink = ink if ink.max() >= -ink.min() else -ink
         if ink.max() < FAINTEST:
             raise UserError(f"expected a drawing in {name}, found an even grey: replace it")
-        square = np.clip(ink / ink.max(), 0, 1) * 255
-    return np.repeat(np.round(square).astype(np.uint8)[..., None], input_shape[2], axis=2)
+        item = np.clip(ink / ink.max(), 0, 1) * 255
+    return np.repeat(np.round(item).astype(np.uint8)[..., None], input_shape[2], axis=2)

@@ -14,6 +14,7 @@ from common.own_files import as_item, read_classes, read_grey
 from common.results import Result
 from common.run_directory import RunDirectory
 from common.settings import restored
+from common.sounds import NAMES as SOUNDS
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +29,8 @@ def check(config):
         raise UserError("--support needs --query FILE, the images to recognise")
     if config.support is not None and getattr(config, "zero_shot", False):
         raise UserError("--support shows classes, --zero-shot describes them: leave out one")
+    if config.support is not None and config.run.dataset in SOUNDS:
+        raise UserError(f"--support needs a network of images, not of {config.run.dataset}")
     if config.support is not None and config.run.resume is not None:
         raise UserError("--support needs a finished run: --resume it first, without --support")
 
@@ -70,6 +73,7 @@ def newest_run(config, script):
         with contextlib.suppress(UserError):
             settings = RunDirectory.settings(path.parent, script)
             usable = settings.get("smoke") == config.run.smoke and not settings.get("zero_shot")
+            usable = usable and settings.get("dataset") not in SOUNDS
             if usable and (path.parent / "learner.weights.h5").is_file():
                 found.append(path)
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
@@ -96,6 +100,11 @@ def restore(folder, default, script, new_learner, data_dir=None):
     if getattr(config, "zero_shot", False) or not weights.is_file():
         found = "one of --zero-shot" if weights.is_file() else "one without weights"
         raise UserError(f"expected a finished run of {script} in {folder}, found {found}")
+    if config.run.dataset in SOUNDS:
+        raise UserError(
+            f"expected a run of {script} with images in {folder}, found one with the sounds of "
+            f"{config.run.dataset}; choose another folder for --weights"
+        )
     training.prepare(config.run)
     recognition, validation = None, None
     with contextlib.suppress(UserError):

@@ -18,12 +18,13 @@ def draw_episode(episode, max_images=8, max_rows=4):
     in random order.
 
     Args:
-        episode: A `SemiSupervisedEpisode` of square images, without task axis.
+        episode: A `SemiSupervisedEpisode` of images, without task axis.
         max_images: How many unlabelled items a row shows at most.
         max_rows: How many rows of distractors are shown at most.
     """
     n_way = int(episode.support_y.max()) + 1
-    size, gap = episode.support_x.shape[1], 3
+    height, width, channels = episode.support_x.shape[1:]
+    down, right = height + 3, width + 3  # from one image to the next
     rows = [
         [part_x[part_y == label][:most] for part_x, part_y, most in (
             (episode.support_x, episode.support_y, 5), (episode.query_x, episode.query_y, 5),
@@ -38,19 +39,17 @@ def draw_episode(episode, max_images=8, max_rows=4):
         for start in range(0, min(len(strangers), max_rows * max_images), max_images)
     ]
     widths = [max(len(row[part]) for row in rows) for part in range(3)]
-    starts = np.cumsum([0, widths[0] + 0.5, widths[1] + 0.5]) * (size + gap)
-    shape = (len(rows) * (size + gap), int(starts[2] + widths[2] * (size + gap)))
-    page = np.zeros((*shape, episode.support_x.shape[-1]), np.float32)
-    if page.shape[-1] == 3:
-        page += 1
+    starts = np.cumsum([0, widths[0] + 0.5, widths[1] + 0.5]) * right
+    shape = (len(rows) * down, int(starts[2] + widths[2] * right))
+    page = np.full((*shape, channels), channels == 3, np.float32)
     figure, axis = plots.figure(size=(shape[1] / 55, shape[0] / 55))
     for number, row in enumerate(rows):
         for start, images in zip(starts, row):
             for place, image in enumerate(images):
-                x, y = int(start) + place * (size + gap), number * (size + gap)
-                page[y : y + size, x : x + size] = image
+                x, y = int(start) + place * right, number * down
+                page[y : y + height, x : x + width] = image
         name = str(number) if number < n_way else "?"
-        axis.text(-5, (number + 0.45) * (size + gap), name, ha="right", va="center")
+        axis.text(-5, (number + 0.45) * down, name, ha="right", va="center")
     for start, heading in zip(starts, ("support", "query", "unlabelled")):
         axis.text(start, -5, heading, fontweight="bold", fontsize=8)
     axis.imshow(np.squeeze(np.clip(page, 0, 1)), cmap="gray_r", vmin=0, vmax=1)

@@ -84,6 +84,11 @@ class SemiSupervisedTasks(ClassificationTasks):
         self.fewest_labelled = int(min(n_labelled))
         with tf.device("CPU:0"):
             self._n_labelled = tf.constant(np.repeat(n_labelled, 4 if rotations else 1), tf.int32)
+        if fewest_unlabelled < 1:
+            raise UserError(
+                f"expected unlabelled items in every class, found none in the smallest of "
+                f"{data.name} ({data.split}) with a labelled share of {labelled}; lower it"
+            )
         if not 1 <= n_unlabelled <= fewest_unlabelled:
             raise UserError(
                 f"expected from 1 to {fewest_unlabelled} unlabelled items of a class, as the "

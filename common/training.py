@@ -112,7 +112,7 @@ def load_weights(learner, path, advice):
 
 
 def _damaged(path, learner, error, advice):
-    reason = " ".join(str(error).split())[:150]
+    reason = " ".join(str(error).split()).partition(". ")[0][:150].rstrip(".")
     return UserError(
         f"{path} is damaged, or of another network than this {learner.network.name}: {reason}. "
         f"{advice}"

@@ -305,3 +305,13 @@ def test_needs_a_damaged_sampler_of_the_same_images():
     sampler, tests = confidence_experiment.samplers(config)
     assert isinstance(sampler, DamagedSampler)
     assert list(tests) == ["5_way_5_shot_clean", "5_way_5_shot_damaged"]
+
+
+def test_confidences_of_a_network_of_fewer_bits():
+    inputs = keras.Input((3,))
+    exact = GaussianProtoNet(keras.Model(inputs, keras.layers.Identity()(inputs)))
+    coarse = keras.Model(inputs, keras.layers.Identity(dtype="bfloat16")(inputs))
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    sure = confidence_experiment.confidences(GaussianProtoNet(coarse), rows)
+    assert sure.dtype == np.float32
+    np.testing.assert_allclose(sure, confidence_experiment.confidences(exact, rows), rtol=0.01)

@@ -350,7 +350,7 @@ def test_settings_out_of_range_are_refused(changes, words):
         ({"k_shot": 2}, "at least 3 labelled items in every class"),
         ({"n_unlabelled": 19}, "from 1 to 18 unlabelled items"),
         ({"distractors": 5000}, "at least 5005 classes"),
-        ({"run": RunSettings(dataset="sine")}, "a data set with classes, found sine"),
+        ({"run": RunSettings(dataset="sine")}, "found sine; choose another --dataset"),
     ],
 )
 def test_episodes_that_the_data_cannot_give_are_refused(changes, words):

@@ -109,6 +109,9 @@ def test_transparent_parts_become_white():
         image = decode_image(cv2.imencode(".png", ink)[1].tobytes(), "x", size=30, colour=colour)
         assert (image[0, 0] == 255).all()
         assert (image[15, 15] == 0).all()
+        whole = decode_image(cv2.imencode(".png", ink)[1].tobytes(), "x", size=None, colour=colour)
+        assert whole.shape == (30, 30, 3 if colour else 1)
+        np.testing.assert_array_equal(whole, image)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".pgm"])

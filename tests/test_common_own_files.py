@@ -65,6 +65,24 @@ def test_the_whole_image_stays_in_proportion():
     np.testing.assert_array_equal(item, expected)
 
 
+@pytest.mark.parametrize(("shape", "drawn_in"), [((40, 80), (6, 10)), ((80, 40), (12, 5))])
+def test_items_need_not_be_square(shape, drawn_in):
+    image = np.zeros(shape, np.uint8)
+    image[1:-1, 1:-1] = 255
+    item = own_files.as_item(image, (12, 10, 1), drawn=False)
+    assert item.shape == (12, 10, 1)
+    rows, columns = item[..., 0].any(axis=1), item[..., 0].any(axis=0)
+    assert abs(rows.sum() - drawn_in[0]) <= 1
+    assert abs(columns.sum() - drawn_in[1]) <= 1
+
+
+def test_a_transparent_drawing_is_read_as_black_on_white(tmp_path):
+    ink = np.zeros((30, 20, 4), np.uint8)
+    ink[10:20, 5:15, 3] = 255
+    image = own_files.read_grey(write(tmp_path / "ink.png", ink))
+    np.testing.assert_array_equal(image, 255 - ink[..., 3])
+
+
 def test_photographs_keep_their_greys():
     image = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (50, 1))
     item = own_files.as_item(image, (50, 50, 3), drawn=False)

@@ -140,6 +140,10 @@ def test_the_newest_finished_run_is_taken(finished, tmp_path):
     newer = shutil.copytree(folder, folder.with_name("newer"))
     (newer / "result.json").touch()
     assert own_images.newest_run(config, "protonet") == newer
+    settings = (newer / "config.json").read_text()
+    (newer / "config.json").write_text(settings.replace('"glyphs"', '"fsdd"'))  # no images
+    assert own_images.newest_run(config, "protonet") == folder
+    (newer / "config.json").write_text(settings)
     (newer / "learner.weights.h5").unlink()
     assert own_images.newest_run(config, "protonet") == folder
     (folder / "result.json").unlink()
@@ -152,12 +156,15 @@ def test_wrong_weights(finished, classes, query, tmp_path, capfd):
     assert "cannot read the settings of a run" in refusal(capfd, *flags, tmp_path)
     settings = (folder / "config.json").read_text()
     (folder / "config.json").write_text(settings.replace('"filters": 8', '"filters": 9'))
-    assert "of another network than this conv4" in refusal(capfd, *flags, folder)
+    assert "of another network than this conv4" in (error := refusal(capfd, *flags, folder))
+    assert error.endswith("file. Choose another folder for --weights.\n")  # Keras's first sentence
     (folder / "config.json").write_text(settings.replace('"protonet"', '"maml"'))
     assert "is a run of maml, expected one of protonet" in refusal(capfd, *flags, folder)
     zero_shot = settings.replace('"zero_shot": false', '"zero_shot": true')
     (folder / "config.json").write_text(zero_shot)
     assert "one of --zero-shot" in refusal(capfd, *flags, folder)
+    (folder / "config.json").write_text(settings.replace('"glyphs"', '"sounds"'))
+    assert "found one with the sounds of sounds" in refusal(capfd, *flags, folder)
     (folder / "config.json").write_text(settings)
     (folder / "learner.weights.h5").write_bytes(b"damaged")
     assert "learner.weights.h5 is damaged" in refusal(capfd, *flags, folder)
@@ -194,6 +201,11 @@ def test_wrong_files(classes, query, tmp_path, capfd):
     (classes / "birch").mkdir()
     (classes / "alder").mkdir()
     assert "found none" in refused(classes, query)
+
+
+def test_images_are_not_recognised_by_a_network_of_sounds(classes, query, capfd):
+    flags = ("--dataset", "sounds", "--support", classes, "--query", query)
+    assert "a network of images, not of sounds" in refusal(capfd, *flags)
 
 
 def test_an_even_page_is_refused(finished, classes, tmp_path, capfd):

@@ -127,6 +127,7 @@ def test_classes_of_several_sizes():
     [
         ({"n_unlabelled": 19}, "from 1 to 18 unlabelled items .* found 19"),
         ({"n_unlabelled": 0}, "found 0"),
+        ({"labelled": 0.99}, "found none in the smallest .* a labelled share of 0.99; lower it"),
         ({"distractors": 8}, r"at least 13 classes \(n_way=5 \+ distractors=8\), found 12"),
         ({"labelled": 1.0}, "between 0 and 1, got 1.0"),
         ({"labelled": 0.0}, "between 0 and 1, got 0.0"),
