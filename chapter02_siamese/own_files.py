@@ -1,5 +1,6 @@
 """A trained network on files of one's own: `--verify A B`, `--enrol DIR --identify FILE...`."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,13 +107,23 @@ def answers(config, kind, new_siamese):
     return lines
 
 
+def finished_runs(config, script):
+    """Folders of the finished runs; those of `--smoke`, hardly trained, only if it is given."""
+    found = []
+    for path in (config.run.output_dir / script).glob("*/result.json"):
+        with contextlib.suppress(UserError):
+            if RunDirectory.settings(path.parent, script).get("smoke") == config.run.smoke:
+                found.append(path.parent)
+    return found
+
+
 def load_run(config, new_siamese):
     """The settings, the `Result` and the trained network of the run that is asked for."""
     Config = type(config)
     script = command.script_name(Config)
     folder = config.own.weights
     if folder is None:
-        finished = [path.parent for path in (config.run.output_dir / script).glob("*/result.json")]
+        finished = finished_runs(config, script)
         if not finished:
             raise UserError(
                 f"found no finished run in {config.run.output_dir / script}: train one with "

@@ -183,6 +183,8 @@ def run_fold(config, load, augment, fold, directory=None, progress=False, new=ne
     learner = learners["siamese"]
     begun = directory is not None and any((directory / "checkpoint").glob("step-*.json"))
     if config.pretrain_steps and not begun:
+        if progress:
+            print(f"training begins on {config.EMBEDDED}", flush=True)
         first = replace(config, run=replace(config.run, steps=config.pretrain_steps))
         synthetic = load(config.EMBEDDED, "train", config.run.data_dir, 0)
         train_on(learner, new_sampler(synthetic, config, augment), first, progress=progress)

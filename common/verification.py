@@ -74,7 +74,7 @@ def best_threshold(energies: np.ndarray, same: np.ndarray) -> float:
     accepted = curve.thresholds[np.argmax(correct)]
     values = np.asarray(energies, np.float64)
     if not np.isfinite(accepted):  # no threshold is better than to refuse all
-        return float(values.min())
+        return float(np.nextafter(values.min(), -np.inf))
     above = values[values > accepted]
     return float((accepted + above.min()) / 2 if above.size else accepted)
 
