@@ -40,7 +40,7 @@ from common import audio, audio_augmentation, plots, sounds, verification_figure
 from common.audio import SoundFormat
 from common.audio_folders import SUFFIXES
 from common.errors import UserError
-from common.settings import RunSettings
+from common.settings import RunSettings, one_of
 
 import keras
 import numpy as np
@@ -64,9 +64,9 @@ class Config(recognition.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        recognition.one_of(self, "features", audio.KINDS)
-        recognition.one_of(self, "length", audio.LENGTHS)
-        recognition.one_of(self, "network", ("whole", "local"))
+        one_of(self, "features", audio.KINDS)
+        one_of(self, "length", audio.LENGTHS)
+        one_of(self, "network", ("whole", "local"))
 
     @classmethod
     def for_dataset(cls, dataset):

@@ -12,7 +12,7 @@ from common import pairs, training
 from common.episodes import EpisodeSampler
 from common.errors import UserError
 from common.results import Estimate
-from common.settings import RunSettings, at_least, non_negative, positive
+from common.settings import RunSettings, at_least, non_negative, one_of, positive
 
 import keras
 from keras import layers
@@ -109,12 +109,6 @@ class Settings:
     def energy_name(self):
         """The energy that is asked for, or the one that goes with the loss."""
         return self.energy or ENERGIES[self.loss][0]
-
-
-def one_of(settings, name, choices, when=""):
-    """Raises `UserError` unless the setting is one of `choices`."""
-    if (value := getattr(settings, name)) not in choices:
-        raise UserError(f"--{name} must be {' or '.join(choices)}{when}; got {value!r}")
 
 
 def new_siamese(config, input_shape):

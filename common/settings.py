@@ -6,7 +6,7 @@ the command line from it: every field of either is one flag, `n_way` is spelled 
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -113,6 +113,12 @@ def fraction(settings: Any, *names: str) -> None:
         value = _finite(settings, name)
         if not 0 <= value <= 1:
             raise UserError(f"{flag(name)} must be between 0 and 1, got {value}")
+
+
+def one_of(settings: Any, name: str, choices: Sequence[str], when: str = "") -> None:
+    """Raises `UserError` unless the setting is one of `choices`; `when` ends the condition."""
+    if (value := getattr(settings, name)) not in choices:
+        raise UserError(f"{flag(name)} must be {' or '.join(choices)}{when}; got {value!r}")
 
 
 def _finite(settings: Any, name: str) -> float:
