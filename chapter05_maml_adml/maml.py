@@ -93,6 +93,8 @@ class Config:
         """The settings for a data set, after the paper's; the docstring above says what differs."""
         if dataset == "sine":
             return cls()
+        if dataset.startswith("sine"):
+            return cls(run=RunSettings(steps=cls().run.steps, dataset=dataset))
         steps = 22000 if dataset.startswith("omniglot") else 2000
         return cls(
             n_way=5, k_shot=1, n_query=1, rotations=True, inner_lr=0.5, test_steps=3,
@@ -218,16 +220,12 @@ def run(config, directory=None, progress=False):
     training.prepare(config.run)
     sampler, test_sampler = experiment.samplers(config)
     learners = {name: new_learner(config, sampler) for name in ("MAML", "pooled", "random")}
-    maml = learners["MAML"]
-    maml.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
-    history = training.train(
-        maml, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
-        directory=directory, progress=progress,
-    )  # fmt: skip
+    trained = {"MAML": learners["MAML"]}
+    history = experiment.train(trained, sampler, config, directory, progress)
     if config.baseline_steps:
         experiment.train_pooled(learners["pooled"].network, sampler, config, progress)
     else:
-        learners = {"MAML": maml}
+        learners = trained
     return experiment.measure(learners, test_sampler, config, history)
 
 

@@ -54,10 +54,10 @@ def draw_steps(curves, score, reference=None):
     Returns:
         The matplotlib figure.
     """
-    roles = ("after", "baseline", "random")
+    roles = ("after", "baseline", "random", "before")
     figure, axis = plots.figure(size=(5.6, 3.6))
-    for (name, estimates), role in zip(curves.items(), roles, strict=False):
-        line = plots.role(role)
+    for index, (name, estimates) in enumerate(curves.items()):
+        line = plots.role(roles[index]) if index < len(roles) else {"color": plots.COLORS[index]}
         plots.interval_line(axis, range(len(estimates)), estimates, label=name, **line)
     if reference is not None:
         value, name = reference

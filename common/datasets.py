@@ -83,7 +83,7 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotD
         data_dir: Where to look first for data sets that come as files.
 
     Returns:
-        A `FewShotData`, or for `"sine"` a distribution of tasks.
+        A `FewShotData`, or for waves (`"sine"` and its relatives) a distribution of tasks.
 
     Raises:
         UserError: if there is no such name or split, or the data cannot be had.
@@ -123,10 +123,13 @@ class DataSet(NamedTuple):
 # Imports wait until a data set is asked for: a run on sine waves needs no image library.
 
 
-def _sine(split: str, data_dir: Path | None) -> "SineTasks":
-    from common.sine import SineTasks
+def _sine(name: str) -> "Callable[[str, Path | None], SineTasks]":
+    def load_sine(split: str, data_dir: Path | None) -> "SineTasks":
+        from common.sine import FAMILIES, SineTasks
 
-    return SineTasks(split=split)
+        return SineTasks(**FAMILIES[name], split=split)
+
+    return load_sine
 
 
 def _glyphs(split: str, data_dir: Path | None) -> FewShotData:
@@ -189,7 +192,13 @@ _LAKE = "Lake, Salakhutdinov and Tenenbaum (2015), github.com/brendenlake/omnigl
 _FSDD = "Jackson and others, github.com/Jakobovski/free-spoken-digit-dataset, version 1.0.10"
 
 DATA_SETS = {
-    "sine": DataSet(_sine, "sine waves to regress", "Finn et al. (2017)", "none needed"),
+    "sine": DataSet(_sine("sine"), "sine waves to regress", "Finn et al. (2017)", "none needed"),
+    "sine-frequency": DataSet(
+        _sine("sine-frequency"), "the same with frequencies", "Li et al. (2017)", "none needed"
+    ),
+    "sine-phase": DataSet(
+        _sine("sine-phase"), "the same with all phases", "Nichol et al. (2018)", "none needed"
+    ),
     "glyphs": DataSet(
         _glyphs,
         "printed letters and digits, 20 drawings of each, split by script",

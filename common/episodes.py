@@ -116,8 +116,8 @@ class EpisodeSampler:
     def seed_of(self, index: int) -> tf.Tensor:
         """The seed of fixed episode number `index`: what a task distribution's `sample` gets.
 
-        `SineTasks.parameters(sampler.seed_of(3), 1)` are the amplitude and the phase of
-        `sampler.episode(3)`.
+        `SineTasks.parameters(sampler.seed_of(3), 1)` are the amplitude, the phase
+        and the frequency of `sampler.episode(3)`.
         """
         return _seed(2 * self.seed + 1, index)
 

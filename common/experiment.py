@@ -3,7 +3,7 @@
 Their `Config`s have the fields of `chapter05_maml_adml.maml.Config`.
 """
 
-from common import adaptation, adaptation_figures, networks, plots
+from common import adaptation, adaptation_figures, networks, plots, training
 from common.datasets import load
 from common.episodes import EpisodeSampler
 from common.results import Estimate, Result
@@ -83,28 +83,68 @@ def _images(data, config, batch_size=128):
         yield np.stack(images).astype(np.float32) / scale, data.labels[chosen] * turns + turned
 
 
+def train(learners, sampler, config, directory=None, progress=False):
+    """Compiles each of the learners and trains it on the same episodes as the others.
+
+    Args:
+        learners: Learners by name. The first one's files lie in the directory, those of each
+            other in a folder with its name there.
+        sampler: The `EpisodeSampler` of the meta-training split.
+        config: The script's `Config`.
+        directory: Folder of the run, or None.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        `{"step": [...], "loss": [...], "<name>_loss": [...]}`, `loss` being the first one's.
+    """
+    curves = {}
+    for name, learner in learners.items():
+        if progress and len(learners) > 1:
+            print(f"training {name}", flush=True)
+        learner.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
+        history = training.train(
+            learner, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
+            directory=directory if directory is None or not curves else directory / name,
+            progress=progress,
+        )  # fmt: skip
+        curves |= {f"{name}_loss": history["loss"]} if curves else history
+    return curves
+
+
 def measure(learners, sampler, config, history):
     """Scores of all learners on the same fixed episodes, and what the figures need.
 
     Args:
-        learners: Gradient-based learners by name, the one that the script is about first.
+        learners: Gradient-based learners by name, the one that the script is about first and
+            the one to compare it with second.
         sampler: The `EpisodeSampler` of the meta-test split.
         config: The script's `Config`.
         history: Learning curves of the first learner.
 
     Returns:
-        A `Result`; its metrics are called like `MAML_accuracy_after_3_steps`.
+        A `Result`; its metrics are called like `MAML_accuracy_after_3_steps`, and
+        `MAML_less_pooled_accuracy_after_3_steps` the mean of the differences, task by task.
     """
     episodes = sampler.fixed(config.eval_episodes, config.meta_batch_size)
     first = next(iter(learners.values()))
     most = max(10, config.test_steps)
     shown = sorted({0, 1, 3, 5, 10, config.test_steps})
-    metrics, curves = {}, {}
-    for name, learner in learners.items():
-        scores = adaptation.scores_by_step(learner, episodes, most)
-        curves[name] = [Estimate.from_values(values) for values in scores.T]
-        for step in shown:
-            metrics[f"{name}_{learner.score_name}_after_{step}_steps"] = curves[name][step]
+    scores = {
+        name: adaptation.scores_by_step(learner, episodes, most)
+        for name, learner in learners.items()
+    }
+    names = list(learners)
+    if len(names) > 1:
+        scores[f"{names[0]}_less_{names[1]}"] = scores[names[0]] - scores[names[1]]
+    curves = {
+        name: [Estimate.from_values(values) for values in found.T] for name, found in scores.items()
+    }
+    metrics = {
+        f"{name}_{first.score_name}_after_{step}_steps": curve[step]
+        for name, curve in curves.items()
+        for step in shown
+    }
+    curves = {name: curves[name] for name in names}
     extra = {"curves": curves, "score": first.score_name}
     if first.classifies:
         episode = sampler.episode(0)
@@ -117,12 +157,12 @@ def measure(learners, sampler, config, history):
 
 def _wave(learners, sampler, index):
     """What `adaptation_figures.draw_waves` draws of fixed episode number `index`."""
-    amplitude, phase = sampler.data.parameters(sampler.seed_of(index), 1)
+    parameters = sampler.data.parameters(sampler.seed_of(index), 1)
     episode = sampler.episode(index)
     x = np.linspace(*sampler.data.x_range, 200, dtype=np.float32)[:, None]
     wave = {
         "x": x,
-        "truth": sampler.data.wave(amplitude, phase, x).numpy(),
+        "truth": sampler.data.wave(*parameters, x).numpy(),
         "support_x": episode.support_x,
         "support_y": episode.support_y,
     }
@@ -138,7 +178,8 @@ def draw(result, config, directory):
     if "waves" in extra:
         figure = adaptation_figures.draw_waves(extra["waves"], names[:2])
         plots.save(figure, directory / "waves.png")
-        floor = (TASK_BLIND_ERROR, "best function for all waves") if len(names) > 1 else None
+        known = config.run.dataset == "sine" and len(names) > 1
+        floor = (TASK_BLIND_ERROR, "best function for all waves") if known else None
     else:
         _, sampler = samplers(config)
         episode = sampler.episode(0)

@@ -144,7 +144,7 @@ def test_training_that_leaves_the_numbers(place, refused):
     ("name", "words"),
     [
         ("glyph", "Did you mean glyphs?"),
-        ("MNIST", "sine, glyphs, omniglot, omniglot-random, faces, att_faces"),
+        ("MNIST", "sine, sine-frequency, sine-phase, glyphs, omniglot, omniglot-random, faces"),
         ("", "must name a data set"),
         ("folder:", "no such folder"),
         ("folder:missing", "folder:missing"),

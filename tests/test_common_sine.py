@@ -2,6 +2,7 @@
 
 import math
 
+from common.datasets import load
 from common.episodes import EpisodeSampler
 from common.errors import UserError
 from common.sine import SineTasks
@@ -19,7 +20,7 @@ def sample(tasks=None, seed=SEED, n_tasks=1000, k_shot=5, n_query=7):
 
 def test_points_lie_on_the_wave_of_their_parameters():
     episode = sample()
-    amplitude, phase = (p.numpy()[:, None, None] for p in SineTasks().parameters(SEED, 1000))
+    amplitude, phase, _ = (p.numpy()[:, None, None] for p in SineTasks().parameters(SEED, 1000))
     for x, y in [episode[:2], episode[2:]]:
         np.testing.assert_allclose(y, amplitude * np.sin(x - phase), atol=1e-5)
     assert episode.support_x.shape == episode.support_y.shape == (1000, 5, 1)
@@ -28,7 +29,7 @@ def test_points_lie_on_the_wave_of_their_parameters():
 
 
 def test_parameters_and_points_are_independent_and_uniform():
-    amplitude, phase = (p.numpy() for p in SineTasks().parameters(SEED, 20_000))
+    amplitude, phase, _ = (p.numpy() for p in SineTasks().parameters(SEED, 20_000))
     episode = sample(n_tasks=20_000, k_shot=1, n_query=1)
     columns = {
         "amplitude": (amplitude, 0.1, 5.0),
@@ -79,7 +80,8 @@ def test_support_and_query_points_differ():
 
 
 def test_same_waves_in_every_version():
-    amplitude, phase = SineTasks().parameters(SEED, 2)
+    amplitude, phase, frequency = SineTasks().parameters(SEED, 2)
+    assert frequency.numpy().tolist() == [1, 1]
     np.testing.assert_allclose(amplitude, [2.7441661, 3.8225443], rtol=1e-6)
     np.testing.assert_allclose(phase, [0.7070978, 0.4802828], rtol=1e-6)
 
@@ -92,11 +94,24 @@ def test_own_ranges():
 
 
 def test_sampler_tells_the_wave_of_a_fixed_episode():
-    sampler = EpisodeSampler(SineTasks(split="test"), 1, 5, 100, seed=2)
-    amplitude, phase = sampler.tasks.parameters(sampler.seed_of(3), 1)
+    sampler = EpisodeSampler(load("sine-frequency", "test"), 1, 5, 100, seed=2)
+    parameters = sampler.tasks.parameters(sampler.seed_of(3), 1)
     episode = sampler.episode(3)
-    wave = SineTasks.wave(amplitude, phase, episode.query_x)
+    wave = SineTasks.wave(*parameters, episode.query_x)
     np.testing.assert_allclose(episode.query_y, wave, atol=1e-5)
+
+
+def test_relatives_differ_in_one_range():
+    usual = sample()
+    frequencies = load("sine-frequency", "train").parameters(SEED, 20_000)[2].numpy()
+    assert 0.8 <= frequencies.min() < 0.81 < 1.19 < frequencies.max() <= 1.2
+    phases = load("sine-phase", "train").parameters(SEED, 20_000)[1].numpy()
+    assert 0 <= phases.min() < 0.01 < 6.27 < phases.max() <= 2 * math.pi
+    for name in ("sine-frequency", "sine-phase"):  # of the same amplitudes at the same points
+        other = sample(load(name, "train"))
+        np.testing.assert_array_equal(other.query_x, usual.query_x)
+        assert np.abs(other.query_y - usual.query_y).mean() > 0.1
+        assert np.abs(other.query_y).max() <= 5
 
 
 @pytest.mark.parametrize(
@@ -106,6 +121,7 @@ def test_sampler_tells_the_wave_of_a_fixed_episode():
         ({"amplitude": (-1.0, 1.0)}, "amplitude .*at least 0"),
         ({"amplitude": (1.0,)}, "amplitude"),
         ({"phase": (1.0, 0.0)}, "phase"),
+        ({"frequency": (-0.1, 1.0)}, "frequency .*at least 0"),
         ({"phase": (0.0, math.nan)}, "phase"),
         ({"x_range": (-math.inf, 5.0)}, "x_range"),
         ({"x_range": (1.0, 1.0)}, "x_range"),
