@@ -1,0 +1,1 @@
+"""Chapter 7: gradient agreement (the book's chapter 8)."""

@@ -1,0 +1,1 @@
+"""Chapter 8: recent advances (the book's chapter 9)."""
