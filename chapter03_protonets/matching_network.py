@@ -25,7 +25,7 @@ Differences from the paper:
 
 `python chapter03_protonets/matching_network.py` trains on printed characters; with
 `--dataset omniglot-random` it reaches 99.00 ± 0.14 % on 5-way and 96.60 ± 0.14 % on 20-way 1-shot
-tasks of characters never seen (1,000 each, seed 0) after 12,000 steps, in 37 minutes (2 busy cores).
+tasks of characters never seen (1,000 each, seed 0) after 12,000 steps, in 37 minutes (busy cores).
 """
 
 from dataclasses import dataclass
