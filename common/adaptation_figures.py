@@ -35,6 +35,9 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
                 wave["support_x"], wave["support_y"], label="support points",
                 **plots.role("support"),
             )  # fmt: skip
+            most = max(1.0, 2 * np.max(np.abs(wave["truth"])))
+            low, high = axis.get_ylim()  # of the learners so far
+            axis.set_ylim(max(low, -most), min(high, most))  # a line that runs away leaves
         row[0].set_ylabel(f"{name}\n\ny")
     for axis in axes[-1]:
         axis.set_xlabel("x")

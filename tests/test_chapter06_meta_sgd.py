@@ -209,9 +209,9 @@ def test_training_goes_on_where_it_was(tmp_path):
     sampler = EpisodeSampler(SineTasks(), 1, 5, 4)
 
     def train(steps, folder):
-        place = tmp_path / folder
         learner = MetaSGD(networks.mlp(hidden=(8, 8)), loss="mse")
         learner.compile(keras.optimizers.Adam(0.01))
+        place = tmp_path / folder
         training.train(learner, sampler, steps=steps, meta_batch_size=2, directory=place)
         return [v.numpy() for v in learner.trainable_variables]
 
