@@ -18,9 +18,9 @@ Differences from the paper:
 
 1. The meta-loss is the mean over tasks and queries, not the sum.
 2. Fewer outer steps by default, of more tasks: 8,000 of 25 waves each.
-3. On images the rates start from 0.1 to 0.5, not from 0.005 to 0.1, as MAML's rate is 0.5 there
-   (`maml.py` says why); the outer rate decays along a cosine.
-4. Several inner steps are allowed, all with the same rates; the paper takes one.
+3. On images the outer rate decays along a cosine, as in `maml.py`.
+4. Several inner steps are allowed, all with the same rates; the paper takes one. Rates that were
+   trained for one step can be far too large for the next ones: some waves then run away.
 
 `python chapter06_metasgd_reptile/meta_sgd.py` trains on sine waves and draws the learned rates;
 `--dataset sine-frequency` takes the paper's waves, whose frequency varies, and 5 points.
@@ -60,8 +60,6 @@ class Config(maml.Config):
         config = replace(super().for_dataset(dataset), baseline_steps=cls.baseline_steps)
         if dataset == "sine-frequency":
             return replace(config, k_shot=5)
-        if not dataset.startswith("sine"):
-            return replace(config, alpha_min=0.1, alpha_max=0.5)
         return config
 
 

@@ -264,7 +264,7 @@ def test_settings_of_the_data_sets():
     assert Config.for_dataset("sine") == Config()
     assert Config.for_dataset("sine-frequency").k_shot == 5
     glyphs = Config.for_dataset("glyphs")
-    assert (glyphs.n_way, glyphs.outer_decay, glyphs.alpha_max) == (5, True, 0.5)
+    assert (glyphs.n_way, glyphs.outer_decay, glyphs.alpha_max) == (5, True, 0.1)
     assert Config.smoke("glyphs").run.dataset == "glyphs"
 
 
