@@ -142,14 +142,16 @@ def run(config, directory=None, progress=False):
         tasks of all seeds, the difference task by task, and that of the seeds' means.
     """
 
-    def learners(one, sampler):
-        names = ("MAML", "pooled") if one.baseline_steps else ("MAML",)
-        others = {name: maml.new_learner(one, sampler) for name in names}
-        return {"TAML": new_learner(one, sampler), **others}
-
-    runs = paired_seeds.train(learners, config, directory, progress)
+    runs = paired_seeds.train(new_learners, config, directory, progress)
     result = paired_seeds.measure(runs, config)
     return bias_figures.add(result, runs, runs[0].learners["TAML"].measure)
+
+
+def new_learners(config, sampler):
+    """TAML and what to compare it with, untrained, from equal weights."""
+    names = ("MAML", "pooled") if config.baseline_steps else ("MAML",)
+    others = {name: maml.new_learner(config, sampler) for name in names}
+    return {"TAML": new_learner(config, sampler), **others}
 
 
 def new_learner(config, sampler):

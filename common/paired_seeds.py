@@ -74,7 +74,7 @@ def measure(runs, config):
     result = experiment.measure(first.learners, first.sampler, config, first.history, scores)
     ours, theirs = list(first.scores)[:2]
     with np.errstate(invalid="ignore"):
-        differences = np.stack([r.scores[ours] - r.scores[theirs] for r in runs])
+        differences = np.stack([r.scores[ours] - r.scores[theirs] for r in runs]).astype(float)
     score = result.extra["score"]
     for step in sorted({0, 1, 3, 5, 10, config.test_steps}):
         name = f"{ours}_less_{theirs}_{score}_after_{step}_steps_over_seeds"
