@@ -5,7 +5,7 @@ import json
 from chapter05_maml_adml.maml import MAML
 from chapter06_metasgd_reptile import meta_sgd
 from chapter06_metasgd_reptile.meta_sgd import Config, MetaSGD
-from common import adaptation, command, experiment, networks, rate_figures, training
+from common import command, experiment, networks, rate_figures, training
 from common.episodes import Episode, EpisodeSampler
 from common.errors import UserError
 from common.results import Result
@@ -326,26 +326,3 @@ def test_learned_rates_beat_maml_at_equal_steps():
     assert theirs.mean > ours.mean
     found = np.array([entry["percentiles"] for entry in result.extra["rates"]])
     assert np.ptp(found) > 0.15  # they began within 0.1 of each other
-
-
-@pytest.mark.slow
-def test_the_rates_alone_can_learn():
-    """With theta frozen in the outer step, alpha still lowers the loss after one step."""
-    learner = MetaSGD(networks.mlp(), (0.005, 0.1), loss="mse")
-    sampler = EpisodeSampler(SineTasks(), 1, 10, 10)
-    episodes = EpisodeSampler(SineTasks(split="test"), 1, 10, 10).fixed(100, 25)
-    before = adaptation.scores_by_step(learner, episodes, steps=1)[:, 1].mean()
-    optimizer = keras.optimizers.Adam(0.003)
-
-    @tf.function
-    def outer_step(episode):
-        with tf.GradientTape() as tape:
-            loss = learner.meta_loss(episode)
-        found = tape.gradient(loss, [a.value for a in learner.alpha])
-        optimizer.apply(found, learner.alpha)
-
-    optimizer.build(learner.alpha)
-    for episode in sampler.dataset(25).take(200):
-        outer_step(episode)
-    after = adaptation.scores_by_step(learner, episodes, steps=1)[:, 1].mean()
-    assert after < 0.9 * before
