@@ -36,8 +36,11 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
                 **plots.role("support"),
             )  # fmt: skip
         row[0].set_ylabel(f"{name}\n\ny")
-    for axis in axes[-1]:
+    for axis, wave in zip(axes[-1], waves, strict=True):
         axis.set_xlabel("x")
+        usual = [wave["truth"], *(np.asarray(wave[name])[0] for name in learners)]
+        most = 2 * np.max(np.abs(np.stack([np.ravel(line) for line in usual])))
+        axis.set_ylim(np.clip(axis.get_ylim(), -most, most))  # a line that runs away leaves
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
@@ -45,6 +48,8 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
 
 def draw_steps(curves, score, reference=None):
     """Score against the number of inner steps, with 95 % intervals.
+
+    Where a learner's steps run away, its line leaves the figure at the top.
 
     Args:
         curves: For each learner by name its `Estimate` after 0, 1, ... inner steps.
@@ -55,8 +60,12 @@ def draw_steps(curves, score, reference=None):
         The matplotlib figure.
     """
     roles = ("after", "baseline", "random", "before")
+    start = max(estimates[0].mean for estimates in curves.values())
+    high = max(1, 3 * start)  # an accuracy is at most 1
+    runs_away = not all(e.mean <= high for estimates in curves.values() for e in estimates)
     figure, axis = plots.figure(size=(5.6, 3.6))
     for index, (name, estimates) in enumerate(curves.items()):
+        estimates = [e if e.mean <= high else e._replace(ci95=np.nan) for e in estimates]
         line = plots.role(roles[index]) if index < len(roles) else {"color": plots.COLORS[index]}
         plots.interval_line(axis, range(len(estimates)), estimates, label=name, **line)
     if reference is not None:
@@ -65,5 +74,7 @@ def draw_steps(curves, score, reference=None):
         axis.annotate(name, (len(estimates) - 1, value), ha="right", va="bottom", color="#666666")
     axis.set(xlabel="inner steps at test time", ylabel=score)
     axis.set_ylim(bottom=0)
+    if runs_away:
+        axis.set_ylim(top=1.5 * start)
     figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure
