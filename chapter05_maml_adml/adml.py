@@ -15,11 +15,11 @@ The queries at theta_c, where they are asked: at theta the labels of a task mean
 attack on them is little more than noise (`--attack-at initial` shows it). In the test, too, each
 learner's queries are attacked at its own adapted weights; an attack on others would flatter it.
 
-Differences from the paper:
+Differences from the paper, or choices where it leaves one:
 
 1. Both outer gradients are taken at the same theta, in one step of Adam on the mean of both losses,
    so that the outer rate means what it means to MAML. alpha and beta are one number for both kinds.
-2. The data is black and white, and so epsilon 0.1 of a pixel's range, 25 of 255.
+2. The images are dark characters on white, not photographs: epsilon is 0.1 of a pixel's range.
 3. The attacked images count as constants in both loops; the meta-gradient is otherwise exact.
 4. The test also attacks by PGD, which training never does: a network can learn to turn its
    gradient away from where one step of FGSM looks, and be no more robust for it.

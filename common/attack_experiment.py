@@ -185,7 +185,7 @@ def draw(result, config, directory):
     for name in names:
         losses = result.history["loss" if name == names[0] else f"{name}_loss"]
         plots.learning_curve(axis, result.history["step"], losses, label=name)
-    axis.set(xlabel="outer step", ylabel="meta-loss in training (ADML: half of it attacked)")
+    axis.set(xlabel="outer step", ylabel="meta-loss in training")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     plots.save(figure, directory / "learning_curve.png")

@@ -18,8 +18,9 @@ def draw_attacks(example, learners):
         learners: Names of the learners, a group of columns each.
 
     Returns:
-        The matplotlib figure. A frame and a sign say whether a prediction is right; above the
-        perturbation, which is red where ink was added and blue where it was taken away.
+        The matplotlib figure. A frame, a sign and the predicted class under an image say whether
+        the prediction is right. A perturbation is red where it adds ink and blue where it takes
+        ink away.
     """
     images, labels = np.asarray(example["image"]), np.asarray(example["label"])
     columns = 1 + 3 * len(learners)

@@ -76,7 +76,7 @@ def check_epsilon(epsilon, name="epsilon"):
     if not 0 <= epsilon <= 1:
         raise UserError(
             f"{name} must be between 0 and 1, the range of a pixel, got {epsilon}; "
-            "images with dark ink on white bear about 0.1"
+            "0.1 is about what a person overlooks in images of ink on paper"
         )
 
 
