@@ -182,10 +182,10 @@ def draw(result, config, directory):
     figure = attack_figures.draw_epsilons(extra["epsilons"], curves, config.epsilon)
     plots.save(figure, directory / "epsilon.png")
     figure, axis = plots.figure(size=(5.6, 3.2))
-    for name in names:
+    for name, role in zip(names, attack_figures.ROLES, strict=False):
         losses = result.history["loss" if name == names[0] else f"{name}_loss"]
-        plots.learning_curve(axis, result.history["step"], losses, label=name)
+        plots.learning_curve(axis, result.history["step"], losses, label=name, **plots.role(role))
     axis.set(xlabel="outer step", ylabel="meta-loss in training")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    axis.legend(frameon=False)
     plots.save(figure, directory / "learning_curve.png")

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 
 TITLES = {"fgsm": "FGSM", "pgd": "PGD"}
+ROLES = ("after", "baseline", "random")  # of the learners, in the order in which they come
 SHOWN = {"queries": "queries attacked", "both": "support set and queries attacked"}
 
 
@@ -82,11 +83,10 @@ def draw_epsilons(epsilons, curves, trained=None):
     figure, axes = plots.figure(
         len(SHOWN), len(attacks), size=(3.9, 2.7), squeeze=False, sharex=True, sharey=True
     )
-    roles = ("after", "baseline", "random")
     for row, (case, title) in zip(axes, SHOWN.items(), strict=True):
         row[0].set_ylabel("meta-test accuracy")
         for axis, attack in zip(row, attacks, strict=True):
-            for name, role in zip(curves, roles, strict=False):
+            for name, role in zip(curves, ROLES, strict=False):
                 cases = curves[name][attack]
                 line = plots.role(role)
                 estimates = [_estimate(value) for value in cases[case]]
