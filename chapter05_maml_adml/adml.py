@@ -11,9 +11,9 @@ What was adapted to attacked images answers for clean ones, and the reverse, so 
 of adaptation may lose sight of the other. With epsilon 0 both halves are MAML's meta-loss.
 
 At which weights is an image attacked? The support set at theta, which the inner step starts from.
-The queries at theta_c, where they are asked: at theta the labels of a task mean nothing yet, and an
-attack on them is little more than noise (`--attack-at initial` shows it). In the test, too, each
-learner's queries are attacked at its own adapted weights; an attack on others would flatter it.
+The queries at theta_c, where they are asked, or with `--attack-at initial` at theta, where the
+labels of a task mean nothing yet. In the test, each learner's queries are attacked at its own
+adapted weights; an attack made for others would flatter it.
 
 Differences from the paper, or choices where it leaves one:
 
@@ -28,7 +28,7 @@ Batch normalisation uses the statistics of the images at hand, in an attack as i
 `maml.py`), and keeps no averages: an attack leaves nothing behind in the network. The queries of a
 task are attacked together, for one loss.
 
-An outer step has two inner loops and two attacks, of one more forward and backward pass each.
+An outer step, with two inner loops and two attacks, takes about 2.5 times as long as MAML's.
 `python chapter05_maml_adml/adml.py` trains ADML and MAML on printed characters and compares them.
 """
 
