@@ -53,7 +53,7 @@ class Config(maml.Config):
     """Let the outer rate fall to zero along a cosine."""
     baseline_steps: int = 0
     """Training steps of a baseline that pools all tasks; 0 leaves it out."""
-    run: RunSettings = RunSettings(steps=20000, dataset="sine")
+    run: RunSettings = RunSettings(steps=15000, dataset="sine")
 
     def __post_init__(self):
         super().__post_init__()
