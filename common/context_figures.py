@@ -4,6 +4,7 @@ from common import plots
 
 import numpy as np
 import tensorflow as tf
+from matplotlib import colormaps
 from sklearn.decomposition import PCA
 
 SHOWN = 7  # values along an axis of the plane
@@ -22,9 +23,10 @@ def plane(learner, sampler, n_tasks=500, steps=None):
         steps: Inner steps; by default those that the learner takes at test time.
 
     Returns:
-        A dictionary for JSON: `places` `(n_tasks, axes)`, `axes` (their names), `wave` (the
-        waves' amplitude, phase and so on by name, as far as they vary), `x` `(points,)`, and
-        for each axis `along` (the values, `(SHOWN,)`) and `curves` `(SHOWN, points)`.
+        A dictionary for JSON: `places` `(n_tasks, axes)`, `start` (the place of a context of
+        zeros), `axes` (their names), `wave` (the waves' amplitude, phase and so on by name, as
+        far as they vary), `x` `(points,)`, and for each axis `along` (the values, `(SHOWN,)`) and
+        `curves` `(SHOWN, points)`.
     """
     seed = sampler.seed_of(0)
     episode = sampler.data.sample(seed, n_tasks, sampler.k_shot, 1)
@@ -44,8 +46,10 @@ def plane(learner, sampler, n_tasks=500, steps=None):
         moved[:, axis] = values
         curves.append(_curves(learner, origin + moved @ directions, x))
     return {
-        "places": places.tolist(), "axes": axes, "wave": wave, "x": x.tolist(),
-        "along": [values.tolist() for values in along], "curves": np.array(curves).tolist(),
+        "places": places.round(4).tolist(), "start": (-origin @ directions.T).tolist(),
+        "axes": axes, "wave": wave, "x": x.tolist(),
+        "along": [values.tolist() for values in along],
+        "curves": np.array(curves).round(4).tolist(),
     }  # fmt: skip
 
 
@@ -77,6 +81,8 @@ def _curves(learner, contexts, x):
 def draw_plane(found):
     """Every wave at its place in the plane of contexts, coloured by each of its own numbers.
 
+    A cross marks the context of zeros, where all of them started.
+
     Args:
         found: What `plane` returned. Where the context is one number, the wave's number is the
             other axis.
@@ -84,14 +90,15 @@ def draw_plane(found):
     Returns:
         The matplotlib figure.
     """
-    places, wave = np.array(found["places"]), found["wave"]
+    places, wave, start = np.array(found["places"]), found["wave"], found["start"]
     figure, axes = plots.figure(1, len(wave), size=(4.4, 3.6), squeeze=False)
     for axis, (name, values) in zip(axes[0], wave.items(), strict=True):
         across = places[:, 1] if places.shape[1] > 1 else values
         drawn = axis.scatter(places[:, 0], across, c=values, s=14, cmap="viridis", linewidths=0)
         figure.colorbar(drawn, ax=axis, label=name)
         axis.set(xlabel=found["axes"][0], ylabel=[*found["axes"], name][1], title=f"by {name}")
-        axis.plot(0, 0 if places.shape[1] > 1 else np.nan, "+", color=plots.BLACK, markersize=10)
+        if places.shape[1] > 1:
+            axis.plot(*start, "+", color=plots.VERMILLION, markersize=12, markeredgewidth=2.5)
     return figure
 
 
@@ -108,11 +115,10 @@ def draw_traversal(found):
     figure, axes = plots.figure(1, n_axes, size=(4.4, 3.2), squeeze=False, sharey=True)
     for i, axis in enumerate(axes[0]):
         values = found["along"][i]
-        for value, curve, color in zip(
-            values, found["curves"][i], plots.shades("after", len(values)), strict=True
-        ):
-            axis.plot(found["x"], curve, color=color, label=f"{value:.2f}")
+        colors = colormaps["viridis"](np.linspace(0, 0.9, len(values)))
+        for value, curve, color in zip(values, found["curves"][i], colors, strict=True):
+            axis.plot(found["x"], curve, color=color, label=f"{round(value, 2) + 0:.2f}")
         axis.set(xlabel="x", title=f"along {found['axes'][i].partition(',')[0]}")
-        axis.legend(loc="upper left", bbox_to_anchor=(1, 1), title="value")
+        axis.legend(loc="upper left", bbox_to_anchor=(1, 1), title="value", frameon=False)
     axes[0, 0].set_ylabel("prediction")
     return figure

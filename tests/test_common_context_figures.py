@@ -59,3 +59,12 @@ def test_curves_are_predictions_along_an_axis():
 def test_numbers_that_do_not_vary_are_left_out():
     found = context_figures.plane(learner(2), sampler(phase=(1, 1)), n_tasks=20)
     assert set(found["wave"]) == {"amplitude"}
+
+
+def test_start_is_the_place_of_a_context_of_zeros():
+    # Without an inner step all contexts are 0, so all places are those of the start.
+    for size in (1, 2):
+        found = context_figures.plane(learner(size), sampler(), n_tasks=5, steps=0)
+        np.testing.assert_allclose(found["places"], [found["start"]] * 5, atol=1e-6)
+    found = context_figures.plane(learner(4), sampler(), n_tasks=20)
+    assert np.abs(found["start"]).max() > 0  # components are counted from the mean of contexts
