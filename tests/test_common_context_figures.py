@@ -36,7 +36,7 @@ def test_places_are_the_contexts_and_the_numbers_those_of_their_waves():
     found = context_figures.plane(one, many, n_tasks=20)
     episode = many.data.sample(many.seed_of(0), 20, 10, 1)
     contexts = one.context(one.adapt(*episode[:2]))
-    np.testing.assert_allclose(found["places"], contexts, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["places"], contexts, atol=1e-4)
     wave = [np.array(found["wave"][name])[:, None, None] for name in ("amplitude", "phase")]
     np.testing.assert_allclose(many.data.wave(*wave, 1.0, episode.support_x), episode.support_y,
                                rtol=1e-4, atol=1e-4)  # fmt: skip
@@ -52,7 +52,7 @@ def test_curves_are_predictions_along_an_axis():
         variable = next(v for v in one.network.weights if v.name == "context")
         variable.assign(context)
         expected = one.network(np.array(found["x"])[:, None])[:, 0]
-        np.testing.assert_allclose(found["curves"][axis][-1], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["curves"][axis][-1], expected, atol=2e-4)
         variable.assign([0, 0])
 
 
