@@ -28,13 +28,16 @@ def samplers(config):
     ]
 
 
-def new_network(config, sampler):
-    """The paper's network for the data, and the loss: `(keras.Model, loss)`."""
+def new_network(config, sampler, **options):
+    """The paper's network for the data, and the loss: `(keras.Model, loss)`.
+
+    The options are those of `networks.mlp` and `networks.conv4`.
+    """
     if not hasattr(sampler.data, "items"):  # waves to regress
-        return networks.mlp(seed=config.run.seed), "mse"
+        return networks.mlp(seed=config.run.seed, **options), "mse"
     network = networks.conv4(
         sampler.data.items.shape[1:], config.n_way, filters=config.filters, norm=config.norm,
-        seed=config.run.seed,
+        seed=config.run.seed, **options,
     )  # fmt: skip
     return network, None
 

@@ -1,5 +1,6 @@
 """The networks of the chapters: plain Keras models, to be read, changed and replaced."""
 
+from common.context import AppendContext, FiLM
 from common.errors import UserError
 from common.fused_normalization import FusedBatchNormalization
 
@@ -7,7 +8,9 @@ import keras
 from keras import layers
 
 
-def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", seed=0):
+def mlp(
+    inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", context_size=0, seed=0
+):
     """A multilayer perceptron with ReLU between its layers.
 
     With its defaults it is the sine network of MAML (Finn et al. 2017, section 5.1): 1-40-40-1,
@@ -18,12 +21,15 @@ def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", s
         hidden: Units of each hidden layer.
         outputs: Number of outputs; they stay linear.
         initializer: Name of the Keras initialiser of the kernels, or an instance.
+        context_size: Numbers of context to append to the inputs (`common.context`); 0 for none.
         seed: Seed of the initial weights.
 
     Returns:
         A `keras.Model` from `(examples, inputs)` to `(examples, outputs)`.
     """
     x = features = keras.Input((inputs,))
+    if context_size:
+        x = AppendContext(context_size)(x)
     for index, units in enumerate(hidden):
         kernel = _initializer(initializer, seed + index)
         x = layers.Dense(units, activation="relu", kernel_initializer=kernel)(x)
@@ -32,8 +38,9 @@ def mlp(inputs=1, hidden=(40, 40), outputs=1, *, initializer="glorot_uniform", s
 
 
 def conv4(
-    input_shape=(28, 28, 1), outputs=5, *, filters=64, strided=True, norm="batch", blocks=4, seed=0
-):
+    input_shape=(28, 28, 1), outputs=5, *, filters=64, strided=True, norm="batch", blocks=4,
+    context_size=0, seed=0,
+):  # fmt: skip
     """Four blocks of 3 x 3 convolution, normalisation and ReLU, then a linear layer.
 
     The network of nearly all few-shot papers, in its two forms: `strided` (MAML on Omniglot,
@@ -49,6 +56,8 @@ def conv4(
             without inner steps), `"layer"` (each image by itself, so that the examples of a batch
             do not influence one another) or `"none"`.
         blocks: Number of blocks.
+        context_size: Numbers of context that scale and shift the maps of the third block, or of
+            the last if there are fewer (`common.context.FiLM`); 0 for none.
         seed: Seed of the initial weights.
 
     Returns:
@@ -70,7 +79,11 @@ def conv4(
             filters, 3, stride, padding="same", kernel_initializer=kernel,
             use_bias=norm not in ("batch", "fused"),  # its mean would be subtracted again
         )(x)  # fmt: skip
-        x = layers.ReLU()(normalization(norm)(x))
+        x = normalization(norm)(x)
+        if context_size and block == min(2, blocks - 1):
+            kernel = _initializer("glorot_uniform", seed + blocks + 1)
+            x = FiLM(context_size, kernel_initializer=kernel)(x)
+        x = layers.ReLU()(x)
         if not strided:
             x = layers.MaxPooling2D()(x)
     x = layers.Flatten()(x)

@@ -17,6 +17,7 @@ may become of a layer:
   slower, equal in result.
 """
 
+from common.context import CONTEXTS
 from common.task_convolution import share
 from common.task_layers import LAYERS
 from common.task_mapping import MappedLayer, MappedModel, MappedOperation, MergedLayer
@@ -26,7 +27,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-TWINS = {**LAYERS, **NORMALIZATIONS}
+TWINS = {**LAYERS, **NORMALIZATIONS, **CONTEXTS}
 
 
 def task_batched(network, n_tasks, *, batch_statistics=False):
@@ -117,15 +118,21 @@ class TaskBatchedNetwork:
 
     Args:
         network: The built Keras model.
+        adapted: The name of the only weights that tasks will change, for instance `"context"`; by
+            default all. The others then cost what they do in an ordinary network.
     """
 
-    def __init__(self, network):
+    def __init__(self, network, adapted=None):
         self.network = network
+        self.adapted = adapted
         self._twins = {}
 
     def repeated_weights(self, n_tasks):
         """The network's weights once for every task, tensors `(n_tasks, *shape)`."""
-        return [share(tf.convert_to_tensor(v), n_tasks) for v in self.network.trainable_variables]
+        return [
+            share(tf.convert_to_tensor(v), n_tasks, self.adapted not in (None, v.name))
+            for v in self.network.trainable_variables
+        ]
 
     def __call__(self, weights, inputs, *, training=False, noise=0):
         """Outputs of the network with the given weights.

@@ -45,6 +45,10 @@ def task_convolution(inputs, kernel, strides, padding, dilations, groups=1):
     options = (tuple(strides), padding.upper(), tuple(dilations))
     shared = shared_form(kernel)
     if shared is not None and groups == 1 and max(dilations) == 1:
+        if shared_for_good(kernel) is not None:
+            merged = tf.reshape(inputs, [-1, *inputs.shape[2:]])
+            maps = tf.nn.conv2d(merged, shared, *options[:2])
+            return tf.reshape(maps, [kernel.shape[0], -1, *maps.shape[1:]])
         return shared_convolution(inputs, kernel, shared, *options[:2])
     dilated = max(dilations) > 1  # TensorFlow cannot differentiate these on a CPU
     if groups == 1 and (dilated or not grouped_convolution_works(kernel.dtype)):
@@ -235,16 +239,28 @@ def folded_form(plain):
     return getattr(plain, "_folded_form", None)
 
 
-def share(weight, n_tasks):
-    """The weight once for every task, `(n_tasks, *shape)`; the result remembers it."""
+def share(weight, n_tasks, for_good=False):
+    """The weight once for every task, `(n_tasks, *shape)`; the result remembers it.
+
+    Args:
+        weight: Tensor of any shape.
+        n_tasks: Number of tasks.
+        for_good: Whether nobody will ask for derivatives by the weight of a single task. What
+            computes with the weight may then take the one instead of the many.
+    """
     repeated = tf.broadcast_to(weight, (n_tasks, *weight.shape))
-    repeated._shared_form = weight
+    repeated._shared_form, repeated._shared_for_good = weight, for_good
     return repeated
 
 
 def shared_form(repeated):
     """The one weight that `repeated` consists of, or None."""
     return getattr(repeated, "_shared_form", None)
+
+
+def shared_for_good(repeated):
+    """The one weight that `repeated` consists of, if that may stand in its place, or None."""
+    return shared_form(repeated) if getattr(repeated, "_shared_for_good", False) else None
 
 
 def _window(axis, padding):

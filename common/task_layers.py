@@ -9,6 +9,7 @@ from common.task_convolution import (
     fold,
     folded_form,
     grouped_convolution_works,
+    shared_for_good,
     task_convolution,
     unfold,
 )
@@ -71,7 +72,7 @@ def _plain_weights(layer):
 
 
 class TaskDense(TaskLayer):
-    """`keras.layers.Dense`: one batched matrix product."""
+    """`keras.layers.Dense`: one batched matrix product, or a plain one if tasks share a kernel."""
 
     handles = staticmethod(_plain_weights)
 
@@ -82,7 +83,12 @@ class TaskDense(TaskLayer):
     def call(self, inputs):
         kernel, bias = self.weight("kernel"), self.weight("bias")
         rows = tf.reshape(inputs, [self.n_tasks, -1, inputs.shape[-1]])
-        outputs = rows @ kernel  # (tasks, rows, units)
+        shared = shared_for_good(kernel)
+        if shared is None:
+            outputs = rows @ kernel  # (tasks, rows, units)
+        else:  # one product for the rows of all tasks
+            outputs = tf.reshape(rows, [-1, rows.shape[-1]]) @ shared
+            outputs = tf.reshape(outputs, [self.n_tasks, -1, shared.shape[-1]])
         if bias is not None:
             outputs += bias[:, None, :]
         outputs = tf.reshape(outputs, [self.n_tasks, -1, *inputs.shape[2:-1], kernel.shape[-1]])
