@@ -37,11 +37,14 @@ class PolicyMAML(MAML):
         alive = tf.reshape(after.alive, [goals.shape[0], -1])
         alive = alive * alive.shape[1] / tf.reduce_sum(alive, 1, keepdims=True)
 
-        def objective():
+        def outputs():
             fast = self.batched_network.repeated_weights(goals.shape[0])
             for step, support in enumerate(supports):
                 fast = self.inner_step(fast, *support, True, step)
-            new = self.predict_with(fast, x)
-            return tf.reduce_mean(surrogate_loss(y, new, old)), tf.reduce_mean(alive * kl_divergence(old, new))
-        report = self.optimizer.step(objective, self.trainable_variables)
+            return self.predict_with(fast, x)
+        def loss(new):
+            return tf.reduce_mean(surrogate_loss(y, new, old))
+        def kl(new):
+            return tf.reduce_mean(alive * kl_divergence(old, new))
+        report = self.optimizer.step(outputs, loss, kl, self.trainable_variables)
         return {**report, "before": tf.reduce_mean(paths0.returns()), "after": tf.reduce_mean(after.returns())}

@@ -27,12 +27,15 @@ class TrustRegion(keras.optimizers.Optimizer):
         self.max_kl, self.cg_steps, self.damping = max_kl, cg_steps, damping
         self.backtracks, self.shrink = backtracks, shrink
 
-    def step(self, objective, variables):
+    def step(self, outputs, loss, divergence, variables):
         """Moves the variables, or leaves them where they are if no step length would do.
 
         Args:
-            objective: A function without arguments that reads the variables and returns the loss
-                and the mean KL divergence from the old policy, two scalars.
+            outputs: A function without arguments that reads the variables and returns all that
+                loss and divergence depend on, a tensor: a policy's outputs.
+            loss: A function from the outputs to a scalar.
+            divergence: A function from the outputs to the mean divergence from the outputs as
+                they are now, a scalar; 0 now, and never less.
             variables: A list of Keras variables.
 
         Returns:
@@ -40,25 +43,38 @@ class TrustRegion(keras.optimizers.Optimizer):
             and `accepted`, 1 or 0.
         """
         values = [variable.value for variable in variables]
-        with tf.GradientTape(persistent=True) as second:
-            with tf.GradientTape(persistent=True) as first:
-                loss, divergence = objective()
-            slopes = _gradient(first, divergence, values)
-        gradient = flat(_gradient(first, loss, values))
+        with tf.GradientTape(persistent=True) as outer:
+            with tf.GradientTape(persistent=True) as inner:
+                now = outputs()
+            any_gradient = tf.zeros_like(now)
+            outer.watch(any_gradient)
+            pulled_back = _gradient(inner, now, values, any_gradient)
+        old_loss, slope = _value_and_gradient(loss, now)
+        gradient = flat(_gradient(inner, now, values, slope))
 
         def hessian_product(vector):
-            products = second.gradient(
-                slopes, values, unflat(vector, values), unconnected_gradients="zero"
-            )
-            return flat(products) + self.damping * vector
+            # The slope of the divergence is 0 now, so with J the derivative of the outputs by the
+            # variables, and M its second derivative by the outputs, the Hessian is J' M J. J v is
+            # the derivative of J' u by u, along v.
+            along = _gradient(outer, pulled_back, any_gradient, unflat(vector, values))
+            with tf.GradientTape() as tape:
+                tape.watch(now)
+                _, slope = _value_and_gradient(divergence, now)
+            curved = _gradient(tape, slope, now, along)
+            return flat(_gradient(inner, now, values, curved)) + self.damping * vector
 
         direction = conjugate_gradients(hessian_product, gradient, self.cg_steps)
         full = step_scale(direction, hessian_product(direction), self.max_kl) * direction
-        report = self._search(objective, variables, loss, full)
+
+        def evaluate():
+            then = outputs()
+            return loss(then), divergence(then)
+
+        report = self._search(evaluate, variables, old_loss, full)
         self.iterations.assign_add(1)
         return report
 
-    def _search(self, objective, variables, old_loss, full):
+    def _search(self, evaluate, variables, old_loss, full):
         """The longest of the steps that lowers the loss and keeps within `max_kl`."""
         old = [tf.identity(variable.value) for variable in variables]
 
@@ -66,7 +82,7 @@ class TrustRegion(keras.optimizers.Optimizer):
             length = tf.cast(self.shrink, full.dtype) ** tf.cast(attempt, full.dtype)
             for variable, before, change in zip(variables, old, unflat(length * full, old)):
                 variable.assign(before - change)
-            loss, divergence = objective()
+            loss, divergence = evaluate()
             fine = (loss < old_loss) & (divergence <= self.max_kl)  # NaN is not
             return attempt + 1, fine, loss, divergence
 
@@ -103,17 +119,20 @@ def conjugate_gradients(product, target, steps=10, tolerance=1e-10):
     Returns:
         s, `(n,)`.
     """
-    solution, residual, direction = tf.zeros_like(target), target, target
-    square = tf.reduce_sum(residual**2)
-    for _ in range(steps):
+
+    def improve(step, solution, residual, direction, square):
         image = product(direction)
-        going = square >= tolerance
-        rate = tf.where(going, square / tf.reduce_sum(direction * image), 0.0)
-        solution += rate * direction
+        rate = square / tf.reduce_sum(direction * image)
         residual -= rate * image
         new_square = tf.reduce_sum(residual**2)
-        direction = tf.where(going, residual + new_square / square * direction, direction)
-        square = tf.where(going, new_square, square)
+        new_direction = residual + new_square / square * direction
+        return step + 1, solution + rate * direction, residual, new_direction, new_square
+
+    _, solution, *_ = tf.while_loop(
+        lambda step, *found: (step < steps) & (found[-1] >= tolerance),
+        improve,
+        (0, tf.zeros_like(target), target, target, tf.reduce_sum(target**2)),
+    )
     return solution
 
 
@@ -129,5 +148,14 @@ def unflat(vector, like):
     return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
 
-def _gradient(tape, target, sources):
-    return tape.gradient(target, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+def _value_and_gradient(function, at):
+    with tf.GradientTape() as tape:
+        tape.watch(at)
+        value = function(at)
+    return value, _gradient(tape, value, at)
+
+
+def _gradient(tape, target, sources, output_gradients=None):
+    return tape.gradient(
+        target, sources, output_gradients, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
