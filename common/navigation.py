@@ -13,9 +13,6 @@ from common.errors import UserError
 
 import tensorflow as tf
 
-DATA_SETS = ("navigation",)
-
-
 class Paths(NamedTuple):
     """What happened on the way: `(tasks, trajectories, horizon, ...)`, float32.
 
@@ -96,13 +93,13 @@ class Navigation:
         noise = tf.random.stateless_normal((self.horizon, *shape, 2), seed, alg="philox")
 
         def walk(before, noise):
-            positions, _, _, _, alive, done = before
-            observations = positions
+            observations, *_, alive, done = before
             mean, log_std = tf.split(policy(observations), 2, axis=-1)
             actions = mean + tf.exp(log_std) * noise
             alive = tf.where(done, 0.0, alive)
-            moved = self.move(positions, self.max_move * actions, goals[:, None])
-            positions, rewards, done = moved
+            displacements = self.max_move * actions
+            positions, rewards, reached = self.move(observations, displacements, goals[:, None])
+            done |= reached
             return positions, observations, actions, alive * rewards, alive, done
 
         points = tf.zeros((*shape, 2))
@@ -130,7 +127,7 @@ class NavigationSampler:
             seeds = tf.random.split(seed, 2, alg="philox")
             return self.world.goals(seeds[0], meta_batch_size), seeds[1]
 
-        return tf.data.Dataset.counter(start_step).map(batch, deterministic=True).prefetch(2)
+        return tf.data.Dataset.counter(start_step).map(batch).prefetch(2)
 
     def fixed(self, n_tasks):
         """`(goals, seed)` for the test: the same every time, and none of those for training."""

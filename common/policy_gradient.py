@@ -142,29 +142,54 @@ def advantages(paths, discount=0.99, gae_lambda=1.0):
 
 
 def as_examples(paths, discount=0.99, gae_lambda=1.0):
-    """All moves of a task as examples to learn from: `(x, y)`, ready for a `MetaLearner`.
+    """All moves of a task as examples to learn from: `(x, y)`, as a `MetaLearner` takes them.
 
     Returns:
-        x: The observations, `(tasks, moves, d)`, of all trajectories.
-        y: The actions and their weights, `(tasks, moves, actions + 1)`. A weight is the advantage,
-            scaled so that a mean over all rows is the mean over those that were alive.
+        x: The observations of all trajectories, `(tasks, moves, d)`.
+        y: For each of them the action, its advantage, and its share in a mean: 0 where the
+            trajectory had ended, otherwise what makes the mean over all rows one over those
+            moves that were made; `(tasks, moves, actions + 2)`.
     """
-    n_tasks, n_moves = paths.alive.shape[0], paths.alive.shape[1] * paths.alive.shape[2]
-    alive = tf.reduce_sum(paths.alive, axis=(1, 2), keepdims=True)
-    weights = advantages(paths, discount, gae_lambda) * n_moves / alive
-    y = tf.concat([paths.actions, weights[..., None]], axis=-1)
-    x, y = (tf.reshape(part, [n_tasks, n_moves, part.shape[-1]]) for part in (paths.observations, y))
+    n_tasks, trajectories, horizon = paths.alive.shape
+    share = paths.alive / tf.reduce_mean(paths.alive, axis=(1, 2), keepdims=True)
+    advantage = advantages(paths, discount, gae_lambda)
+    y = tf.concat([paths.actions, advantage[..., None], share[..., None]], axis=-1)
+    x, y = (
+        tf.reshape(part, [n_tasks, trajectories * horizon, part.shape[-1]])
+        for part in (paths.observations, y)
+    )
     return x, y
 
 
 @keras.saving.register_keras_serializable("meta_learning")
 def policy_gradient_loss(y, outputs):
-    """-ln pi(a) A of each move: its gradient is the policy gradient (Finn et al., equation 4)."""
-    return -log_probability(outputs, y[..., :-1]) * y[..., -1]
+    """-ln pi(a) A of each move, whose gradient is the policy gradient (Finn et al., equation 4).
+
+    Args:
+        y: As `as_examples` gives it.
+        outputs: The policy's outputs at its `x`.
+
+    Returns:
+        `(tasks, moves)`.
+    """
+    return -log_probability(outputs, y[..., :-2]) * y[..., -2] * y[..., -1]
 
 
-def surrogate_loss(y, outputs, old_outputs):
-    """-pi(a) / pi_old(a) A of each move; equal in gradient to the policy gradient at the old."""
-    actions = y[..., :-1]
-    ratio = tf.exp(log_probability(outputs, actions) - log_probability(old_outputs, actions))
-    return -ratio * y[..., -1]
+def surrogate_loss(y, old, new):
+    """The mean over tasks and moves of -pi_new(a) / pi_old(a) A, a scalar.
+
+    At the old policy it has the gradient of `policy_gradient_loss`, and with standardised
+    advantages the value 0.
+
+    Args:
+        y: As `as_examples` gives it.
+        old, new: Outputs of the policy that walked and of another, `(tasks, moves, ...)`.
+    """
+    actions, advantage, share = y[..., :-2], y[..., -2], y[..., -1]
+    ratio = tf.exp(log_probability(new, actions) - log_probability(old, actions))
+    return -tf.reduce_mean(ratio * advantage * share)
+
+
+def mean_divergence(y, old, new):
+    """The mean over tasks and moves of KL(old || new), a scalar; arguments as above."""
+    return tf.reduce_mean(kl_divergence(old, new) * y[..., -1])
