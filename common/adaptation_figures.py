@@ -35,6 +35,9 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
                 wave["support_x"], wave["support_y"], label="support points",
                 **plots.role("support"),
             )  # fmt: skip
+            most = max(1.0, 2 * np.max(np.abs(wave["truth"])))
+            low, high = axis.get_ylim()  # of the learners so far
+            axis.set_ylim(max(low, -most), min(high, most))  # a line that runs away leaves
         row[0].set_ylabel(f"{name}\n\ny")
     for axis in axes[-1]:
         axis.set_xlabel("x")
@@ -45,6 +48,8 @@ def draw_waves(waves, learners, steps=SHOWN_STEPS):
 
 def draw_steps(curves, score, reference=None):
     """Score against the number of inner steps, with 95 % intervals.
+
+    Where a learner's steps run away, its line leaves the figure at the top.
 
     Args:
         curves: For each learner by name its `Estimate` after 0, 1, ... inner steps.
@@ -65,5 +70,9 @@ def draw_steps(curves, score, reference=None):
         axis.annotate(name, (len(estimates) - 1, value), ha="right", va="bottom", color="#666666")
     axis.set(xlabel="inner steps at test time", ylabel=score)
     axis.set_ylim(bottom=0)
+    start = max(estimates[0].mean for estimates in curves.values())
+    means = np.array([[e.mean for e in estimates] for estimates in curves.values()])
+    if not np.all(means <= max(1, 3 * start)):  # an accuracy is at most 1
+        axis.set_ylim(top=1.5 * start)
     figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure

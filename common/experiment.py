@@ -111,7 +111,17 @@ def train(learners, sampler, config, directory=None, progress=False):
     return curves
 
 
-def measure(learners, sampler, config, history):
+def scores_by_step(learners, sampler, config):
+    """Scores by learner on the same fixed episodes: `(eval_episodes, steps + 1)` for each name."""
+    episodes = sampler.fixed(config.eval_episodes, config.meta_batch_size)
+    most = max(10, config.test_steps)
+    return {
+        name: adaptation.scores_by_step(learner, episodes, most)
+        for name, learner in learners.items()
+    }
+
+
+def measure(learners, sampler, config, history, scores=None):
     """Scores of all learners on the same fixed episodes, and what the figures need.
 
     Args:
@@ -120,22 +130,19 @@ def measure(learners, sampler, config, history):
         sampler: The `EpisodeSampler` of the meta-test split.
         config: The script's `Config`.
         history: Learning curves of the first learner.
+        scores: What `scores_by_step` found, if it has been called already.
 
     Returns:
         A `Result`; its metrics are called like `MAML_accuracy_after_3_steps`, and
         `MAML_less_pooled_accuracy_after_3_steps` the mean of the differences, task by task.
     """
-    episodes = sampler.fixed(config.eval_episodes, config.meta_batch_size)
     first = next(iter(learners.values()))
-    most = max(10, config.test_steps)
     shown = sorted({0, 1, 3, 5, 10, config.test_steps})
-    scores = {
-        name: adaptation.scores_by_step(learner, episodes, most)
-        for name, learner in learners.items()
-    }
+    scores = dict(scores_by_step(learners, sampler, config) if scores is None else scores)
     names = list(learners)
     if len(names) > 1:
-        scores[f"{names[0]}_less_{names[1]}"] = scores[names[0]] - scores[names[1]]
+        with np.errstate(invalid="ignore"):  # both may be infinite, many steps too far
+            scores[f"{names[0]}_less_{names[1]}"] = scores[names[0]] - scores[names[1]]
     curves = {
         name: [Estimate.from_values(values) for values in found.T] for name, found in scores.items()
     }
@@ -174,7 +181,7 @@ def _wave(learners, sampler, index):
 def draw(result, config, directory):
     """Saves the figures of a run: example tasks, score by inner steps, learning curve."""
     extra, names = result.extra, list(result.extra["curves"])
-    curves = {name: [_estimate(e) for e in curve] for name, curve in extra["curves"].items()}
+    curves = {name: [estimate(e) for e in curve] for name, curve in extra["curves"].items()}
     if "waves" in extra:
         figure = adaptation_figures.draw_waves(extra["waves"], names[:2])
         plots.save(figure, directory / "waves.png")
@@ -196,7 +203,7 @@ def draw(result, config, directory):
     plots.save(figure, directory / "learning_curve.png")
 
 
-def _estimate(value):
+def estimate(value):
     """An `Estimate` as `measure` left it, or as it comes back from `result.json`."""
     if isinstance(value, dict):  # null there stands for a number that is not finite
         return Estimate(*(np.nan if value[name] is None else value[name] for name in value))

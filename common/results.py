@@ -23,12 +23,16 @@ class Estimate(NamedTuple):
 
     @classmethod
     def from_values(cls, values: Any) -> "Estimate":
-        """The mean of `values` and 1.96 standard errors; a single value has no interval (NaN)."""
+        """The mean of `values` and 1.96 standard errors; a single value has no interval (NaN).
+
+        Where a value is not finite, neither are the mean and the interval.
+        """
         values = np.asarray(values, dtype=np.float64).reshape(-1)
         if not values.size:
             raise ValueError("an estimate needs at least one value, got none")
-        spread = values.std(ddof=1) if values.size > 1 else math.nan
-        return cls(float(values.mean()), float(1.96 * spread / values.size**0.5), values.size)
+        with np.errstate(invalid="ignore", over="ignore"):
+            spread = values.std(ddof=1) if values.size > 1 else math.nan
+            return cls(float(values.mean()), float(1.96 * spread / values.size**0.5), values.size)
 
     def text(self, scale: float = 1.0, unit: str = "") -> str:
         """For people, to two digits of the interval: `text(100, "%")` gives `98.70 ± 0.31 %`."""
