@@ -6,9 +6,9 @@ Chelsea Finn, Pieter Abbeel, Sergey Levine (2017), arXiv:1703.03400, Algorithm 3
     theta   <- a trust-region step on the mean over tasks of        outer step, lines 8 and 10
                mean(-pi_theta_i'(a | s) / pi_old(a | s) A)
 
-A task is a goal in the plane. The agent sees its position only; what it learns of the goal it learns
-from the rewards of the trajectories that it walks with theta, and they are what it adapts to. The
-class below inherits MAML's inner step: moves are its examples, and -ln pi A is its loss.
+A task is a goal in the plane. The agent sees only its position; what it learns of the goal, it
+learns from the rewards of the trajectories that it walks with theta: they are what it adapts to.
+The class below inherits the inner step of MAML: moves are the examples, -ln pi A is the loss.
 
 Where paper and authors' code differ, and where this script differs from both:
 
@@ -221,15 +221,15 @@ def name_of(config):
     return "MAML" if config.order == 2 else "first_order_MAML"
 
 
-def new_learner(config, Learner=PolicyMAML):
-    """An untrained learner, its weights decided by the seed."""
-    world = Navigation(horizon=config.horizon)
+def new_learner(config, Learner=PolicyMAML, **options):
+    """An untrained learner, its weights decided by the seed; `options` replace the settings."""
     network = gaussian_policy(hidden=config.hidden, seed=config.run.seed)
     names = (
         "inner_lr", "inner_steps", "order", "test_steps", "later_lr_factor", "trajectories",
         "discount", "gae_lambda",
     )  # fmt: skip
-    return Learner(network, world=world, **{name: getattr(config, name) for name in names})
+    settings = {name: getattr(config, name) for name in names}
+    return Learner(network, world=Navigation(horizon=config.horizon), **{**settings, **options})
 
 
 def main():

@@ -13,6 +13,7 @@ from common.errors import UserError
 
 import tensorflow as tf
 
+
 class Paths(NamedTuple):
     """What happened on the way: `(tasks, trajectories, horizon, ...)`, float32.
 

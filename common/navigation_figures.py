@@ -31,9 +31,7 @@ def draw_paths(examples, size=2.3):
                 axis.plot(*np.transpose(path), color=colors[step], linewidth=1, alpha=0.8)
             axis.plot(0, 0, "o", color=plots.BLACK, markersize=5, label="start", zorder=4)
             line = {"color": plots.VERMILLION, "markeredgecolor": plots.BLACK}
-            axis.plot(
-                *example["goal"], "*", markersize=13, label="goal, unseen", zorder=5, **line
-            )
+            axis.plot(*example["goal"], "*", markersize=13, label="goal, unseen", zorder=5, **line)
             axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     for step, axis in enumerate(axes[0]):
         axis.set_title(f"after {step} step{'s' * (step > 1)}" if step else "before adaptation")
