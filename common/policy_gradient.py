@@ -82,7 +82,7 @@ def discounted_sums(values, discount):
     time = tf.range(values.shape[-1])
     power = tf.cast(time[:, None] - time[None, :], values.dtype)  # (later, t)
     factors = tf.where(power >= 0, tf.cast(discount, values.dtype) ** tf.maximum(power, 0), 0)
-    return values @ factors
+    return tf.tensordot(values, factors, 1)
 
 
 def linear_baseline(observations, returns, alive):

@@ -43,28 +43,9 @@ class TrustRegion(keras.optimizers.Optimizer):
             and `accepted`, 1 or 0.
         """
         values = [variable.value for variable in variables]
-        with tf.GradientTape(persistent=True) as outer:
-            with tf.GradientTape(persistent=True) as inner:
-                now = outputs()
-            any_gradient = tf.zeros_like(now)
-            outer.watch(any_gradient)
-            pulled_back = _gradient(inner, now, values, any_gradient)
-        old_loss, slope = _value_and_gradient(loss, now)
-        gradient = flat(_gradient(inner, now, values, slope))
-
-        def hessian_product(vector):
-            # The slope of the divergence is 0 now, so with J the derivative of the outputs by the
-            # variables, and M its second derivative by the outputs, the Hessian is J' M J. J v is
-            # the derivative of J' u by u, along v.
-            along = _gradient(outer, pulled_back, any_gradient, unflat(vector, values))
-            with tf.GradientTape() as tape:
-                tape.watch(now)
-                _, slope = _value_and_gradient(divergence, now)
-            curved = _gradient(tape, slope, now, along)
-            return flat(_gradient(inner, now, values, curved)) + self.damping * vector
-
-        direction = conjugate_gradients(hessian_product, gradient, self.cg_steps)
-        full = step_scale(direction, hessian_product(direction), self.max_kl) * direction
+        old_loss, gradient, product = local_model(outputs, loss, divergence, values, self.damping)
+        direction = conjugate_gradients(product, gradient, self.cg_steps)
+        full = step_scale(direction, product(direction), self.max_kl) * direction
 
         def evaluate():
             then = outputs()
@@ -99,6 +80,43 @@ class TrustRegion(keras.optimizers.Optimizer):
         return {
             "loss": loss, "kl": divergence, "improvement": old_loss - loss, "accepted": accepted
         }  # fmt: skip
+
+
+def local_model(outputs, loss, divergence, values, damping=0.0):
+    """What a step looks at: the loss, its gradient, and the curvature of the divergence.
+
+    Args:
+        outputs, loss, divergence: As for `TrustRegion.step`.
+        values: The tensors that `outputs` depends on: the values of the variables.
+        damping: Added to the diagonal of the Hessian.
+
+    Returns:
+        The loss; its gradient, one vector `(n,)`; and a function from a vector to the product of
+        the divergence's Hessian and it, exact, to be called as often as wanted.
+    """
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(values)
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch(values)
+            now = outputs()
+        any_gradient = tf.zeros_like(now)
+        outer.watch(any_gradient)
+        pulled_back = _gradient(inner, now, values, any_gradient)
+    old_loss, slope = _value_and_gradient(loss, now)
+    gradient = flat(_gradient(inner, now, values, slope))
+
+    def product(vector):
+        # The slope of the divergence is 0 now. So with J the derivative of the outputs by the
+        # values, and M the divergence's second derivative by the outputs, the Hessian is J' M J.
+        # J v is had from J' u, which is linear in u: it is the derivative of that by u, along v.
+        along = _gradient(outer, pulled_back, any_gradient, unflat(vector, values))
+        with tf.GradientTape() as tape:
+            tape.watch(now)
+            _, slope = _value_and_gradient(divergence, now)
+        curved = _gradient(tape, slope, now, along)
+        return flat(_gradient(inner, now, values, curved)) + damping * vector
+
+    return old_loss, gradient, product
 
 
 def step_scale(direction, product, max_kl):
