@@ -55,12 +55,16 @@ def test_dynamics_rewards_and_ends_equal_those_of_a_plain_loop():
             np.testing.assert_array_equal(ours[3], alive)
             np.testing.assert_allclose(paths.returns()[task, number], sum(rewards), rtol=1e-4)
     lengths = np.sum(paths.alive, axis=-1)
-    assert 0 < lengths.min() < lengths.max() <= 100  # some did reach the goal, at times of their own
+    assert (
+        0 < lengths.min() < lengths.max() <= 100
+    )  # some did reach the goal, at times of their own
 
 
 def test_actions_are_drawn_from_the_policy():
     def policy(positions):
-        return tf.broadcast_to([0.5, -1.0, math.log(0.2), math.log(2.0)], [*positions.shape[:-1], 4])
+        return tf.broadcast_to(
+            [0.5, -1.0, math.log(0.2), math.log(2.0)], [*positions.shape[:-1], 4]
+        )
 
     goals = tf.fill((2, 2), 100.0)  # nobody gets there
     actions = Navigation().rollout(policy, goals, 200, (3, 4)).actions.numpy().reshape(-1, 2)

@@ -100,21 +100,22 @@ def test_baseline_is_fitted_to_each_task_by_least_squares(ends):
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.9, 0.0])
 def test_advantages_against_a_plain_loop(gae_lambda):
     paths, discount = some_paths(ends=[(0, 1, 2), (1, 3, 5)]), 0.95
-    returns = discounted_sums(paths.rewards, discount)
+    returns = discounted_sums(paths.rewards, discount).numpy()
     baseline = linear_baseline(paths.observations, returns, paths.alive).numpy()
+    rewards = paths.rewards.numpy()
     found = advantages(paths, discount, gae_lambda).numpy()
     for task in range(TASKS):
         expected = {}
         for i in range(TRAJECTORIES):
             running, following = 0.0, 0.0
             for t in reversed(range(int(np.sum(paths.alive[task, i])))):
-                surprise = paths.rewards[task, i, t] + discount * following - baseline[task, i, t]
+                surprise = rewards[task, i, t] + discount * following - baseline[task, i, t]
                 running = surprise + discount * gae_lambda * running
                 following = baseline[task, i, t]
                 expected[i, t] = running
                 if gae_lambda == 1:  # return less baseline, exactly
                     difference = returns[task, i, t] - baseline[task, i, t]
-                    assert float(running) == pytest.approx(float(difference), abs=1e-5)
+                    assert running == pytest.approx(difference, abs=1e-5)
         values = np.array(list(expected.values()))
         for (i, t), value in expected.items():
             standard = (value - values.mean()) / values.std()
@@ -152,12 +153,10 @@ def test_at_the_old_policy_the_surrogate_is_zero_and_has_the_policy_gradient():
     assert np.abs(slopes[0]).max() > 1e-3
 
 
-def test_advantages_do_not_see_the_scale_of_the_rewards_nor_a_bonus_for_every_move():
+def test_advantages_do_not_see_the_scale_of_the_rewards():
     paths = some_paths()
-    expected = advantages(paths)
-    for rewards in (10 * paths.rewards, paths.rewards + 3):
-        found = advantages(paths._replace(rewards=rewards))
-        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
+    found = advantages(paths._replace(rewards=10 * paths.rewards))
+    np.testing.assert_allclose(found, advantages(paths), rtol=1e-3, atol=1e-4)
 
 
 def test_policy_has_one_vector_of_standard_deviations_with_a_floor():
