@@ -57,7 +57,7 @@ def test_dynamics_rewards_and_ends_equal_those_of_a_plain_loop():
     lengths = np.sum(paths.alive, axis=-1)
     assert (
         0 < lengths.min() < lengths.max() <= 100
-    )  # some did reach the goal, at times of their own
+    )  # some reached it
 
 
 def test_actions_are_drawn_from_the_policy():
