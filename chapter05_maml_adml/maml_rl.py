@@ -14,8 +14,8 @@ Where paper and authors' code differ, and where this script differs from both:
 
 1. The reward is minus the distance, as in the code (paper: its square), alpha is 0.5 as in the
    code (paper: 0.1), and 100 outer steps are made (paper: at most 500).
-2. Each outer step has 20 tasks, as in the paper (code: 40). A task has 20 trajectories, whatever
-   their length: those that reach the goal end early.
+2. Each outer step has 20 tasks, as in the paper (code: 40). A task has 20 trajectories, and 40 at
+   test time as in the paper, whatever their length: those that reach the goal end early.
 3. An action of 1 is a move of 0.1, as in the code, so that a standard deviation of 1 explores in
    moves of the right size. Moves are clipped to 0.1 along each axis.
 4. The logarithms of the standard deviations are weights like any others, adapted in the inner loop.
@@ -51,6 +51,8 @@ class Config:
 
     trajectories: int = 20
     """Trajectories of a task before each inner step, and after the last."""
+    test_trajectories: int = 40
+    """The same, at test time."""
     horizon: int = 100
     """Moves of a trajectory, unless it reaches the goal."""
 
@@ -85,7 +87,7 @@ class Config:
 
     def __post_init__(self):
         positive(self, "trajectories", "horizon", "inner_lr", "later_lr_factor", "max_kl")
-        positive(self, "meta_batch_size")
+        positive(self, "test_trajectories", "meta_batch_size")
         non_negative(self, "inner_steps", "test_steps")
         fraction(self, "discount", "gae_lambda")
         at_least(2, self, "eval_episodes")
@@ -97,7 +99,7 @@ class Config:
         """The whole script in seconds."""
         tried = RunSettings(steps=2, dataset="navigation", smoke=True)
         small = {"meta_batch_size": 3, "eval_episodes": 5, "hidden": (8,), "run": tried}
-        return cls(trajectories=4, horizon=20, **small)
+        return cls(trajectories=4, test_trajectories=4, horizon=20, **small)
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -129,7 +131,7 @@ class PolicyMAML(MAML):
             for name in ("loss", "kl", "accepted", "return_before", "return_after")
         }
 
-    def walk(self, goals, seed, steps=None, training=False):
+    def walk(self, goals, seed, steps=None, training=False, trajectories=None):
         """Lines 4 to 8 of Algorithm 3: walks and adapts in turn, all tasks at once.
 
         Args:
@@ -137,6 +139,7 @@ class PolicyMAML(MAML):
             seed: Pair of integers that decides the actions.
             steps: Number of inner steps; by default `test_steps`, or `inner_steps` in training.
             training: Whether this is part of an outer step.
+            trajectories: Of each task, each time; by default as many as in training.
 
         Returns:
             `Paths` before each inner step and after the last, a list, and the fast weights.
@@ -147,7 +150,7 @@ class PolicyMAML(MAML):
         for step in range(steps + 1):
             paths = self.world.rollout(
                 lambda positions, weights=fast_weights: self.predict_with(weights, positions),
-                goals, self.trajectories, tf.random.fold_in(seed, step),
+                goals, trajectories or self.trajectories, tf.random.fold_in(seed, step),
             )  # fmt: skip
             walked.append(paths)  # line 5, and line 8 at last
             if step < steps:

@@ -60,10 +60,12 @@ def train(learners, config, directory=None, progress=False):
     return curves
 
 
-def paths_by_step(learner, goals, seed, steps):
+def paths_by_step(learner, goals, seed, steps, trajectories=None):
     """The `Paths` to the goals before each inner step and after the last, a list."""
     # `partial`, because TensorFlow warns if it meets the same function again, with every learner.
-    return tf.function(partial(learner.walk), autograph=False)(goals, seed, steps=steps)[0]
+    return tf.function(partial(learner.walk), autograph=False)(
+        goals, seed, steps=steps, trajectories=trajectories
+    )[0]
 
 
 def measure(learners, config, history):
@@ -83,7 +85,7 @@ def measure(learners, config, history):
     names, first = list(learners), next(iter(learners.values()))
     goals, seed = NavigationSampler(first.world, config.run.seed).fixed(config.eval_episodes)
     walked = {
-        name: paths_by_step(learner, goals, seed, config.test_steps)
+        name: paths_by_step(learner, goals, seed, config.test_steps, config.test_trajectories)
         for name, learner in learners.items()
     }
     scores = {
@@ -99,12 +101,12 @@ def measure(learners, config, history):
         for name, curve in curves.items()
         for step, estimate in enumerate(curve)
     }
-    examples = [_example(walked[names[0]], goals, task) for task in range(EXAMPLE_GOALS)]
+    examples = [example(walked[names[0]], goals, task) for task in range(EXAMPLE_GOALS)]
     extra = {"curves": {name: curves[name] for name in names}, "examples": examples}
     return Result(metrics, history=history, extra=extra, learner=first)
 
 
-def _example(walked, goals, task):
+def example(walked, goals, task):
     """What `navigation_figures.draw_paths` draws of one task."""
     paths = []
     for step in walked:

@@ -90,5 +90,5 @@ def draw_learning(history, names):
 def _lines(names):
     """A style for each learner; the one with random weights comes last, if there."""
     names = list(names)
-    trained = [plots.role("after"), plots.role("baseline")]
+    trained = [plots.role("after"), plots.role("baseline"), plots.role("before")]
     return [plots.role("random") if name == "random" else trained.pop(0) for name in names]

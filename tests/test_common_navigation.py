@@ -55,9 +55,7 @@ def test_dynamics_rewards_and_ends_equal_those_of_a_plain_loop():
             np.testing.assert_array_equal(ours[3], alive)
             np.testing.assert_allclose(paths.returns()[task, number], sum(rewards), rtol=1e-4)
     lengths = np.sum(paths.alive, axis=-1)
-    assert (
-        0 < lengths.min() < lengths.max() <= 100
-    )  # some reached it
+    assert 0 < lengths.min() < lengths.max() <= 100  # some reached it
 
 
 def test_actions_are_drawn_from_the_policy():
