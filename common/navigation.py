@@ -55,6 +55,7 @@ class Navigation:
     horizon: int = 100
 
     def __post_init__(self):
+        object.__setattr__(self, "goal_range", tuple(self.goal_range))  # a list when loaded
         low, high = self.goal_range
         if not low <= high:
             raise UserError(f"goal_range must be (low, high) with low <= high, got {low}, {high}")

@@ -145,6 +145,7 @@ def test_later_test_steps_are_smaller_as_asked():
         np.testing.assert_allclose(2 * (less - first), full - first, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     sampler = NavigationSampler(Navigation(horizon=6))
 
