@@ -31,7 +31,8 @@ def samplers(config):
 def new_network(config, sampler):
     """The paper's network for the data, and the loss: `(keras.Model, loss)`."""
     if not hasattr(sampler.data, "items"):  # waves to regress
-        return networks.mlp(seed=config.run.seed), "mse"
+        hidden = getattr(config, "hidden", (40, 40))
+        return networks.mlp(hidden=hidden, seed=config.run.seed), "mse"
     network = networks.conv4(
         sampler.data.items.shape[1:], config.n_way, filters=config.filters, norm=config.norm,
         seed=config.run.seed,
@@ -101,7 +102,8 @@ def train(learners, sampler, config, directory=None, progress=False):
     for name, learner in learners.items():
         if progress and len(learners) > 1:
             print(f"training {name}", flush=True)
-        learner.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
+        optimizer = getattr(learner, "outer_optimizer", training.outer_optimizer)(config)
+        learner.compile(optimizer, jit_compile=config.run.jit)
         history = training.train(
             learner, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
             directory=directory if directory is None or not curves else directory / name,
