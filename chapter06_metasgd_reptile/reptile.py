@@ -269,8 +269,7 @@ def run(config, directory=None, progress=False):
         A `Result` with the score of each learner after 0, 1, 3, 5, 10 and `test_steps` inner steps.
     """
     training.prepare(config.run)
-    shots = {"k_shot": config.train_shots, "test_k_shot": config.test_k_shot or config.k_shot}
-    sampler, test_sampler = experiment.samplers(replace(config, **shots))
+    sampler, test_sampler = samplers(config)
     learners = {"Reptile": new_learner(config, sampler)}
     history = experiment.train(learners, sampler, config, directory, progress)
     if config.baseline_steps:
@@ -281,9 +280,16 @@ def run(config, directory=None, progress=False):
     return experiment.measure(learners, test_sampler, config, history)
 
 
+def samplers(config):
+    """The episodes for meta-training, with `train_shots`, and those for meta-test."""
+    shots = {"k_shot": config.train_shots, "test_k_shot": config.test_k_shot or config.k_shot}
+    return experiment.samplers(replace(config, **shots))
+
+
 def new_learner(config, sampler, transductive=False):
     """An untrained Reptile, its weights decided by the seed."""
     network, loss = experiment.new_network(config, sampler)
+    transductive |= loss is not None  # waves: a point's neighbours make no difference there
     inner = (config.inner_optimizer, config.inner_batch)
     rates = (config.inner_lr, config.inner_steps)
     return Reptile(network, *rates, loss, config.test_steps, *inner, transductive)

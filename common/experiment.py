@@ -149,9 +149,8 @@ def measure(learners, sampler, config, history):
     curves = {name: curves[name] for name in names}
     extra = {"curves": curves, "score": first.score_name}
     if first.classifies:
-        episode = sampler.episode(0)
-        predictions = adaptation.predictions_by_step(first, episode, config.test_steps)[-1]
-        extra["predictions"] = predictions.argmax(-1).tolist()
+        probabilities = first.predict_task(*sampler.episode(0)[:3])
+        extra["predictions"] = probabilities.argmax(-1).tolist()
     else:
         extra["waves"] = [_wave(learners, sampler, i) for i in range(EXAMPLE_TASKS)]
     return Result(metrics, history=history, extra=extra, learner=first)
