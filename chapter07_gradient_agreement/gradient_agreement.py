@@ -2,9 +2,11 @@
 
 Amir Erfan Eshratifar, David Eigen, Massoud Pedram (2018), arXiv:1810.08178.
 
-    g_i   = theta - theta_i            (Reptile), or the meta-gradient of task i (MAML)
-    w_i   = g_i . G / sum_k |g_k . G|      with G = sum_j g_j
-    theta <- theta - beta * sum_i w_i g_i      instead of 1/T sum_i g_i
+    g_i   = theta - theta_i                    what the inner steps did, with MAML or Reptile
+    w_i   = g_i . G / sum_k |g_k . G|          with G = sum_j g_j
+    theta <- theta - beta * sum_i w_i m_i      instead of 1/T sum_i m_i
+
+where m_i is the meta-gradient of task i, or with Reptile again theta - theta_i.
 
 A task whose gradient points against the others' has a negative weight: theta is moved away from
 it. The weights are constants, nothing is differentiated through them, and the gradients of all
@@ -14,8 +16,8 @@ numerator; the weights then are 1/T, and theta stays.
 
 Differences from the paper:
 
-1. With MAML g_i is the gradient of the query loss with respect to theta, the very vector that is
-   weighted, where the paper's text measures agreement by theta - theta_i.
+1. With MAML agreement may also be measured by the meta-gradients, the very vectors that are
+   weighted: `--agree-on gradient`.
 2. The tasks are waves or characters with outliers among them in training, never in the test:
    tasks with shuffled labels, or waves of two to three times the frequency.
 
@@ -47,6 +49,8 @@ class Config:
 
     base: str = "maml"
     """The algorithm that agreement is added to: maml or reptile."""
+    agree_on: str = "displacement"
+    """What agrees: the displacement theta - theta_i, or (maml only) the meta-gradient."""
     outliers: tuple[float, ...] = (0.0, 0.2, 0.4)
     """Proportions of outlier tasks in training."""
     outlier_kind: str = "shuffled"
@@ -75,6 +79,8 @@ class Config:
         one_of(self, "base", tuple(ALGORITHMS))
         kinds = ("shuffled", "frequency") if self.run.dataset.startswith("sine") else ("shuffled",)
         one_of(self, "outlier_kind", kinds, f" with --dataset {self.run.dataset}")
+        ways = ("displacement", "gradient") if self.base == "maml" else ("displacement",)
+        one_of(self, "agree_on", ways, f" with --base {self.base}")
         if not self.outliers or not all(0 <= share <= 1 for share in self.outliers):
             raise UserError(f"--outliers must be numbers between 0 and 1, got {self.outliers}")
         positive(self, "n_seeds", "meta_batch_size", "filters")
@@ -115,18 +121,24 @@ def agreement_weights(gradients):
 
 
 class Agreement:
-    """The outer step of gradient agreement, for a learner that has `task_gradients`."""
+    """The outer step of gradient agreement, for a learner that has `task_gradients`.
 
-    def __init__(self, *arguments, **options):
+    Args:
+        agree_on: `"displacement"`, theta - theta_i, or `"gradient"`, what the outer step follows.
+        arguments, options: Those of the base algorithm.
+    """
+
+    def __init__(self, *arguments, agree_on="displacement", **options):
         super().__init__(*arguments, **options)
+        self.agree_on = agree_on
         names = ("ordinary_weight", "outlier_weight")
         self.weight_metrics = [keras.metrics.Mean(name=name) for name in names]
 
     def train_step(self, episode):
         """theta <- theta - beta * sum_i w_i g_i, by the optimizer."""
         episode = as_episode(episode)
-        gradients, losses = self.task_gradients(episode)
-        weights = agreement_weights(gradients)
+        gradients, losses, *displacements = self.task_gradients(episode)
+        weights = self.weigh(gradients, *displacements)
         agreed = [tf.tensordot(weights, gradient, 1) for gradient in gradients]
         agreed = [self.optimizer.scale_loss(gradient) for gradient in agreed]
         self.optimizer.apply(agreed, self.network.trainable_variables)
@@ -136,9 +148,13 @@ class Agreement:
             metric.update_state(weights, sample_weight=chosen)
         return {metric.name: metric.result() for metric in (self.loss_metric, *self.weight_metrics)}
 
-    def weigh(self, episode):
-        """The weights of the tasks of an episode as they are now, `(tasks,)`."""
-        return agreement_weights(self.task_gradients(as_episode(episode))[0])
+    def weigh(self, gradients, displacements=None):
+        """The weights of the tasks, `(tasks,)`, from what `task_gradients` returned."""
+        by_gradient = displacements is None or self.agree_on == "gradient"
+        return agreement_weights(gradients if by_gradient else displacements)
+
+    def get_config(self):
+        return {**super().get_config(), "agree_on": self.agree_on}
 
     @property
     def metrics(self):
@@ -156,8 +172,9 @@ class AgreementMAML(Agreement, MAML):
         the gradient of the sum of losses with respect to the copies is that of each.
 
         Returns:
-            `(gradients, losses)`: a list aligned with `network.trainable_variables`, each
-            `(tasks, *shape)`, and the query losses after adaptation, `(tasks,)`.
+            `(gradients, losses, displacements)`: a list aligned with
+            `network.trainable_variables`, each `(tasks, *shape)`; the query losses after
+            adaptation, `(tasks,)`; and theta - theta_i, aligned like the gradients.
         """
         theta = self.batched_network.repeated_weights(episode.support_x.shape[0])
         with tf.GradientTape() as tape:
@@ -170,7 +187,8 @@ class AgreementMAML(Agreement, MAML):
             predictions = self.predict_with(fast_weights, episode.query_x, True, self.inner_steps)
             losses = self.task_losses(episode.query_y, predictions)
         zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(losses, theta, unconnected_gradients=zero), losses
+        gradients = tape.gradient(losses, theta, unconnected_gradients=zero)
+        return gradients, losses, [w - fast for w, fast in zip(theta, fast_weights, strict=True)]
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -208,7 +226,8 @@ def new_learners(config, seed):
     settings = base_config(config, seed)
     sampler, test_sampler = getattr(algorithm, "samplers", experiment.samplers)(settings)
     plain = algorithm.new_learner(settings, sampler)
-    agreeing = with_agreement.from_config(plain.get_config() | {"name": "agreement"})
+    options = {"name": "agreement", "agree_on": config.agree_on}
+    agreeing = with_agreement.from_config(plain.get_config() | options)
     agreeing.network.set_weights(plain.network.get_weights())
     learners = {"agreement": agreeing, type(plain).__name__: plain}
     return settings, sampler, test_sampler, learners

@@ -87,7 +87,9 @@ def _weights(learner, sampler, config):
     """Weights of the tasks of some training batches, `{"ordinary": [...], "outlier": [...]}`."""
     found = {"ordinary": [], "outlier": []}
     for episode in sampler.dataset(config.meta_batch_size).take(SHOWN_BATCHES):
-        for weight, outlier in zip(learner.weigh(episode).numpy(), episode.outlier.numpy()):
+        gradients, _, *displacements = learner.task_gradients(episode)
+        found_now = learner.weigh(gradients, *displacements).numpy()
+        for weight, outlier in zip(found_now, episode.outlier.numpy()):
             found["outlier" if outlier else "ordinary"].append(round(float(weight), 5))
     return found
 

@@ -115,7 +115,10 @@ def test_gradients_of_tasks_equal_those_of_a_loop(kind, order):
         network, episode, loss = networks.conv4((8, 8, 1), 3, filters=4, blocks=2), images(), None
     learner = AgreementMAML(network, 0.05, 2, order, loss)
     plain = MAML(network, 0.05, 2, order, loss)
-    gradients, losses = learner.task_gradients(episode)
+    gradients, losses, displacements = learner.task_gradients(episode)
+    fast_weights = plain.adapt(*episode[:2], steps=2)
+    moved = [w - fast for w, fast in zip(network.trainable_variables, fast_weights)]
+    assert_all_close(displacements, moved, 1e-3, 1e-5)
     for task in range(len(losses)):
         with tf.GradientTape() as tape:
             value = plain.meta_loss(alone(episode, task))
@@ -148,11 +151,13 @@ def test_identical_tasks_make_the_step_of_the_base_algorithm(base):
     assert np.abs(expected[0] - network.get_weights()[0]).max() > 1e-3
 
 
-def test_a_step_goes_along_the_weighted_sum():
+@pytest.mark.parametrize("agree_on", ["displacement", "gradient"])
+def test_a_step_goes_along_the_weighted_sum(agree_on):
     network, episode = networks.mlp(hidden=(8, 8)), waves()
-    learner = AgreementMAML(network, 0.05, 1, loss="mse")
-    gradients, _ = learner.task_gradients(episode)
-    weights = learner.weigh(episode).numpy()
+    learner = AgreementMAML(network, 0.05, 1, loss="mse", agree_on=agree_on)
+    gradients, _, displacements = learner.task_gradients(episode)
+    measured = {"displacement": displacements, "gradient": gradients}[agree_on]
+    weights = agreement_weights(measured).numpy()
     expected = [
         w - 0.5 * sum(weights[i] * g[i].numpy() for i in range(4))
         for w, g in zip(network.get_weights(), gradients)
@@ -234,6 +239,7 @@ def test_a_run_repeats_resumes_and_is_drawn_from_its_file(base, dataset, tmp_pat
         (["--base", "protonet"], "--base must be maml or reptile"),
         (["--outliers", "0", "1.5"], "--outliers"),
         (["--outlier-kind", "noise"], "--outlier-kind"),
+        (["--base", "reptile", "--agree-on", "gradient"], "--base reptile"),
         (["--dataset", "glyphs", "--outlier-kind", "frequency"], "--dataset glyphs"),
         (["--n-seeds", "0"], "--n-seeds"),
         (["--inner-lr", "-1"], "--inner-lr"),
