@@ -12,7 +12,7 @@ A task whose gradient points against the others' has a negative weight: theta is
 it. The weights are constants, nothing is differentiated through them, and the gradients of all
 variables are one vector. The absolute weights sum to 1, so that identical tasks weigh 1/T each,
 and the outer step is that of the base algorithm. Where the gradients sum to zero, so does every
-numerator; the weights then are 1/T, and theta stays.
+numerator; the weights then are 1/T.
 
 Differences from the paper:
 
@@ -22,7 +22,8 @@ Differences from the paper:
    tasks with shuffled labels, or waves of two to three times the frequency.
 
 Note that g_i . G contains |g_i|^2. A task weighs more not only when it agrees but also when its
-gradient is long, and an outlier that nobody can learn goes on having a long one.
+gradient is long, and an outlier that nobody can learn goes on having a long one. With m_i = g_i the
+step is (sum_i g_i g_i^T) G over a number: where gradients scatter, it is the scatter that grows.
 
 `python chapter07_gradient_agreement/gradient_agreement.py` trains MAML with and without agreement,
 from equal weights on equal tasks, over several seeds; `--base reptile` does so with Reptile.
