@@ -108,11 +108,12 @@ def answers(config, kind, new_siamese):
 
 
 def finished_runs(config, script):
-    """Folders of the finished runs; those of `--smoke`, hardly trained, only if it is given."""
+    """Folders of the finished runs that fit the flags; those of `--smoke` only if it is given."""
     found = []
     for path in (config.run.output_dir / script).glob("*/result.json"):
         with contextlib.suppress(UserError):
-            if RunDirectory.settings(path.parent, script).get("smoke") == config.run.smoke:
+            smoke = RunDirectory.settings(path.parent, script).get("smoke")
+            if smoke == config.run.smoke and not command.conflicts(config, path.parent):
                 found.append(path.parent)
     return found
 
@@ -126,13 +127,16 @@ def load_run(config, new_siamese):
         finished = finished_runs(config, script)
         if not finished:
             raise UserError(
-                f"found no finished run in {config.run.output_dir / script}: train one with "
+                f"found no finished run in {config.run.output_dir / script} with the settings that "
+                "the flags ask for: train one with "
                 f"`python chapter02_siamese/{script}.py`, or name one with --weights"
             )
         folder = max(finished, key=lambda path: (path / "result.json").stat().st_mtime_ns)
     if not (folder / "config.json").is_file():
         raise UserError(f"--weights expects the folder of a run, found none in {folder}")
     trained = RunDirectory.config(folder, script, Config())
+    if differing := command.conflicts(config, folder):
+        raise UserError(f"{folder} was trained without {differing}: leave it out")
     if not (folder / "result.json").is_file():
         raise UserError(f"{folder} is not finished: go on with --resume {folder}")
     result = Result.load(folder / "result.json")

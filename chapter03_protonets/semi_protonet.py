@@ -10,7 +10,8 @@ its equations as numbered in the submission; d is squared Euclidean, h_j the emb
     [b_c, g_c] = MLP(min, max, variance, skewness, kurtosis of d~_jc over j)    (8)
     m_jc = sigmoid(-g_c (d~_jc - b_c)), and z_jc m_jc stands for z_jc in (4)    (9)
 
-In every class, of the test too, 10 % of the items are labelled; the others serve without label.
+In every class, of the test too, 10 % of the items are labelled (of data other than characters, with
+fewer items a class, 40 %); the others serve without label.
 With `--distractors 5`, as many of them come from 5 classes that the task is not about.
 
 Differences from the paper, or from its code where the paper leaves a choice:

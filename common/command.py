@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from common.errors import UserError
 from common.results import Result
 from common.run_directory import RunDirectory
-from common.settings import PLACES, RunSettings, as_flags, flat
+from common.settings import PLACES, RunSettings, as_flags, flag, flat, restored
 
 import tyro
 
@@ -97,8 +97,9 @@ def parse(
         The settings; `run.resume` is None or the folder of the run to continue.
 
     Raises:
-        UserError: If a value is out of its range or there is nothing to resume.
-        SystemExit: With status 2 if a flag is unknown or not of its type; 0 after `--help`.
+        UserError: If a flag is unknown or not of its type, a value is out of its range, or there
+            is nothing to resume.
+        SystemExit: With status 0 after `--help`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     script, module = script_name(Config), sys.modules[Config.__module__]
@@ -127,9 +128,9 @@ def defaults(Config: type[Settings], shared: RunSettings) -> Settings:
 
 
 def _parsed(form: type, argv: list[str], **options: Any) -> Any:
-    """`tyro.cli` with flat flags; a `UserError` of `form` leaves it unchanged.
+    """`tyro.cli` with flat flags; whatever is wrong with them is a `UserError`.
 
-    tyro prints the `ValueError`s of a dataclass in a frame and exits, hence the detour.
+    tyro prints errors, those of the dataclass as well, in a frame and exits; hence the detour.
     """
     printed = io.StringIO()
     try:
@@ -141,8 +142,30 @@ def _parsed(form: type, argv: list[str], **options: Any) -> Any:
             error = error.__context__
         if error is not None:
             raise error from None
-        sys.stderr.write(printed.getvalue())
-        raise
+        if not printed.getvalue():  # --help
+            raise
+        raise UserError(_without_frame(printed.getvalue())) from None
+
+
+def _without_frame(printed: str) -> str:
+    """What tyro printed as one line: what is wrong, what it expects, and where to read on.
+
+    A frame has a title, parts between lines of dashes, and in the last part a word on `--help`.
+    """
+    parts = [[]]
+    for line in printed.strip().splitlines()[1:]:
+        if "─" in line and not line.strip("│╰╯─ "):
+            parts.append([])
+        else:
+            parts[-1].append(line.strip("│ "))
+    wrong, *hints = [part for part in parts if any(part)] or [[printed.strip()]]
+    wrong = wrong[: wrong.index("")] if "" in wrong else wrong  # details follow an empty line
+    said = [" ".join(wrong).removeprefix("Error parsing ").rstrip(".")]
+    for heading, *rest in hints:
+        if rest and heading.endswith(":"):
+            word = "expected" if heading.startswith("Argument") else heading.rstrip(":").lower()
+            said.append(f"{word} {rest[0]}")
+    return "; ".join([*said, "see --help"])
 
 
 @contextlib.contextmanager
@@ -183,6 +206,24 @@ def command_line(config: Any) -> str:
     default = replace(default, run=replace(default.run, dataset=usual))
     smoke = "--smoke" if config.run.smoke and default.run.smoke else ""
     return " ".join(f"python {path} {smoke} {as_flags(config, default)}".split())
+
+
+def conflicts(config: Any, folder: Path) -> str:
+    """The first flag of this command that does not fit a finished run, or nothing.
+
+    Args:
+        config: Settings from the command line.
+        folder: Folder of a run of the same script.
+    """
+    usual = flat(defaults(type(config), config.run))
+    usual["dataset"] = type(config)().run.dataset
+    settings = RunDirectory.settings(folder, script_name(type(config)))
+    trained = flat(restored(type(config)(), settings))
+    for name, value in flat(config).items():
+        given = name not in (*PLACES, "smoke") and value != usual[name]
+        if given and value != trained.get(name):
+            return f"{flag(name)} {value}"
+    return ""
 
 
 def versions() -> dict[str, str]:

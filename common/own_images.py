@@ -61,19 +61,22 @@ def main(Config, run, draw, new_learner, argv=None):
             print(f"  {config.run.dataset}, {config.run.steps} steps", flush=True)
             command.main(Config, run, draw, flags)
             folder = newest_run(config, script)
+        elif differing := command.conflicts(config, folder):
+            raise UserError(f"{folder} was trained without {differing}: leave it out")
         learner, recognition = restore(folder, Config(), script, new_learner, config.run.data_dir)
         answers = recognise(learner, recognition, classes, queries, config.query)
         print(f"weights of {folder}\n{report(config.query, list(classes), *answers)}")
 
 
 def newest_run(config, script):
-    """The folder of the newest finished run whose weights can be used, or None."""
+    """The folder of the newest finished run that fits the flags that were given, or None."""
     found = []
     for path in (config.run.output_dir / script).glob("*/result.json"):
         with contextlib.suppress(UserError):
             settings = RunDirectory.settings(path.parent, script)
             usable = settings.get("smoke") == config.run.smoke and not settings.get("zero_shot")
             usable = usable and settings.get("dataset") not in SOUNDS
+            usable = usable and not command.conflicts(config, path.parent)
             if usable and (path.parent / "learner.weights.h5").is_file():
                 found.append(path)
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None

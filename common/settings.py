@@ -77,7 +77,10 @@ class RunSettings:
 
 # What must not change between the parts of a resumed run leaves these out: they say where a run
 # finds and leaves its files, not what it computes.
-PLACES = ("data_dir", "output_dir", "resume", "support", "query", "weights")
+PLACES = (
+    "data_dir", "output_dir", "resume", "support", "query", "verify", "enrol", "identify",
+    "weights",
+)  # fmt: skip
 
 
 def flag(name: str) -> str:

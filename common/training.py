@@ -18,6 +18,9 @@ RESTART = "Run without --resume to start again."
 def prepare(settings):
     """Makes what follows reproducible, and sets the precision: call it before making a network.
 
+    With `--jit`, Keras compiles with XLA only in a process without TensorFlow's deterministic
+    operations, so they are left off; on a GPU, two runs may then differ in the last digits.
+
     Args:
         settings: The script's `RunSettings`.
 
@@ -27,7 +30,8 @@ def prepare(settings):
     if settings.seed >= 2**30:
         raise UserError(f"--seed must be at most {2**30 - 1}, got {settings.seed}")
     keras.utils.set_random_seed(settings.seed)
-    tf.config.experimental.enable_op_determinism()
+    if not settings.jit:
+        tf.config.experimental.enable_op_determinism()
     half = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
     keras.config.set_dtype_policy(half if settings.mixed_precision else "float32")
 

@@ -160,12 +160,14 @@ def test_values_out_of_range_raise_user_errors(tiny, capsys):
         (["stray"], ["stray"]),
     ],
 )
-def test_unreadable_flags_exit_with_status_2_and_are_named(tiny, capsys, flags, words):
-    with pytest.raises(SystemExit) as stop:
+def test_unreadable_flags_are_named_in_one_line(tiny, capsys, flags, words):
+    with pytest.raises(UserError) as caught:
         command.parse(tiny.Config, flags)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+    error = str(caught.value)
+    assert error.endswith("; see --help")
     assert all(word in error for word in words)
+    assert not set("\n│─") & set(error)
+    assert capsys.readouterr().err == ""
 
 
 def test_help_documents_every_flag(tiny, capsys):

@@ -1,6 +1,7 @@
 """Recognising one's own images: which weights are taken, what is printed, every mistake."""
 
 import shutil
+from dataclasses import replace
 
 from chapter03_protonets import protonet
 from chapter03_protonets.protonet import Config, ProtoNet
@@ -141,6 +142,12 @@ def test_the_newest_finished_run_is_taken(finished, tmp_path):
     (newer / "result.json").touch()
     assert own_images.newest_run(config, "protonet") == newer
     settings = (newer / "config.json").read_text()
+    (newer / "config.json").write_text(settings.replace('"seed": 0', '"seed": 7'))
+    seeds = {seed: replace(config, run=replace(config.run, seed=seed)) for seed in (7, 8)}
+    assert own_images.newest_run(seeds[7], "protonet") == newer
+    assert own_images.newest_run(seeds[8], "protonet") is None
+    other = replace(config, distance="cosine")
+    assert own_images.newest_run(other, "protonet") is None
     (newer / "config.json").write_text(settings.replace('"glyphs"', '"fsdd"'))  # no images
     assert own_images.newest_run(config, "protonet") == folder
     (newer / "config.json").write_text(settings)
@@ -154,8 +161,10 @@ def test_wrong_weights(finished, classes, query, tmp_path, capfd):
     flags = ("--support", classes, "--query", query, "--weights")
     folder = shutil.copytree(run_of(finished), tmp_path / "run")
     assert "cannot read the settings of a run" in refusal(capfd, *flags, tmp_path)
+    other_settings = (*flags, folder, "--distance", "cosine")
+    assert "was trained without --distance cosine" in refusal(capfd, *other_settings)
     settings = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(settings.replace('"filters": 8', '"filters": 9'))
+    (folder / "config.json").write_text(settings.replace('"norm": "fused"', '"norm": "layer"'))
     assert "of another network than this conv4" in (error := refusal(capfd, *flags, folder))
     assert error.endswith("file. Choose another folder for --weights.\n")  # Keras's first sentence
     (folder / "config.json").write_text(settings.replace('"protonet"', '"maml"'))

@@ -216,3 +216,26 @@ def test_killed_run_ends_like_an_unbroken_one(tmp_path):
     other.load_weights(unbroken / "learner.weights.h5")
     for a, b in zip(one.network.variables, other.network.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+COMPILED = """
+from dataclasses import replace
+from chapter05_maml_adml import maml
+
+tried = replace(maml.Config.smoke(), baseline_steps=0)
+jitted, plain = (maml.run(replace(tried, run=replace(tried.run, jit=jit))) for jit in (True, False))
+print(jitted.learner.jit_compile, plain.learner.jit_compile)
+print(*jitted.history["loss"])
+print(*plain.history["loss"])
+"""
+
+
+def test_jit_compiles_and_computes_the_same():  # in a process where nothing ran before
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    compiled, *losses = done.stdout.splitlines()[-3:]
+    assert compiled == "True False", done.stderr
+    jitted, plain = (np.array(line.split(), float) for line in losses)
+    assert len(jitted) == 20
+    np.testing.assert_allclose(jitted, plain, rtol=1e-3)
