@@ -1,7 +1,8 @@
 """Gradient-based learners watched step by step.
 
 Everything here asks of a learner what `chapter05_maml_adml.maml.MAML` and its variants offer:
-`adapt`, `inner_step` and `predict_with`.
+`adapt`, `inner_step` and `predict_with`; and `predict_queries(fast_weights, episode)` of one that
+does not see all queries in one batch. What `inner_step` returns is handed to the next one whole.
 """
 
 from functools import partial
@@ -41,8 +42,15 @@ def scores_by_step(learner, episodes, steps=10):
 
 
 def _task_scores(learner, fast_weights, episode):
-    predictions = learner.predict_with(fast_weights, episode.query_x)
+    predictions = _predict_queries(learner, fast_weights, episode)
     return learner.task_scores(episode.query_y, predictions)
+
+
+def _predict_queries(learner, fast_weights, episode):
+    """Outputs for the queries, by the learner's own way to batch them if it has one."""
+    if hasattr(learner, "predict_queries"):
+        return learner.predict_queries(fast_weights, episode)
+    return learner.predict_with(fast_weights, episode.query_x)
 
 
 def predictions_by_step(learner, episode, steps=10):
@@ -68,4 +76,4 @@ def _predictions(learner, episode, steps):
             fast_weights = learner.inner_step(
                 fast_weights, episode.support_x, episode.support_y, step=step - 1
             )
-        yield learner.predict_with(fast_weights, episode.query_x)
+        yield _predict_queries(learner, fast_weights, episode)

@@ -34,7 +34,8 @@ def new_network(config, sampler, **options):
     The options are those of `networks.mlp` and `networks.conv4`.
     """
     if not hasattr(sampler.data, "items"):  # waves to regress
-        return networks.mlp(seed=config.run.seed, **options), "mse"
+        hidden = getattr(config, "hidden", (40, 40))
+        return networks.mlp(hidden=hidden, seed=config.run.seed, **options), "mse"
     network = networks.conv4(
         sampler.data.items.shape[1:], config.n_way, filters=config.filters, norm=config.norm,
         seed=config.run.seed, **options,
@@ -104,7 +105,8 @@ def train(learners, sampler, config, directory=None, progress=False):
     for name, learner in learners.items():
         if progress and len(learners) > 1:
             print(f"training {name}", flush=True)
-        learner.compile(training.outer_optimizer(config), jit_compile=config.run.jit)
+        optimizer = getattr(learner, "outer_optimizer", training.outer_optimizer)(config)
+        learner.compile(optimizer, jit_compile=config.run.jit)
         history = training.train(
             learner, sampler, steps=config.run.steps, meta_batch_size=config.meta_batch_size,
             directory=directory if directory is None or not curves else directory / name,
@@ -157,9 +159,8 @@ def measure(learners, sampler, config, history, scores=None):
     curves = {name: curves[name] for name in names}
     extra = {"curves": curves, "score": first.score_name}
     if first.classifies:
-        episode = sampler.episode(0)
-        predictions = adaptation.predictions_by_step(first, episode, config.test_steps)[-1]
-        extra["predictions"] = predictions.argmax(-1).tolist()
+        probabilities = first.predict_task(*sampler.episode(0)[:3])
+        extra["predictions"] = probabilities.argmax(-1).tolist()
     else:
         extra["waves"] = [_wave(learners, sampler, i) for i in range(EXAMPLE_TASKS)]
     return Result(metrics, history=history, extra=extra, learner=first)
