@@ -219,16 +219,15 @@ def test_it_learns_and_says_what_ordinary_tasks_and_outliers_weigh():
 @pytest.mark.slow
 @pytest.mark.parametrize(("base", "dataset"), [("maml", "glyphs"), ("reptile", "sine")])
 def test_a_run_repeats_resumes_and_is_drawn_from_its_file(base, dataset, tmp_path):
-    config = replace(Config.smoke(dataset), base=base, n_seeds=2, outliers=(0.0, 0.5))
+    config = replace(Config.smoke(dataset), base=base, n_seeds=2, outliers=(0.5,))
     result = gradient_agreement.run(config, tmp_path)
     again = gradient_agreement.run(config, tmp_path)  # finds all trainings finished
     assert again.metrics == result.metrics
     score = "accuracy" if dataset == "glyphs" else "mean_squared_error"
     name = "MAML" if base == "maml" else "Reptile"
     assert list(result.metrics) == [
-        f"{learner}_{score}_at_{share}_percent"
+        f"{learner}_{score}_at_50_percent"
         for learner in ("agreement", name, f"agreement_less_{name}")
-        for share in (0, 50)
     ]
     assert all(estimate.n == 2 for estimate in result.metrics.values())
     result.save(tmp_path / "result.json")
