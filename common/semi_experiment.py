@@ -11,7 +11,7 @@ from common.results import Estimate, Result
 from common.semi_supervised import SemiSupervisedTasks, split_sizes
 from common.settings import RunSettings
 
-STEPS = {"glyphs": 1000, "omniglot": 10000, "omniglot-random": 10000}
+STEPS = {"glyphs": 1000, "omniglot": 4000, "omniglot-random": 4000}
 CURVE_EPISODES = 200  # for each number of unlabelled items
 ROUNDS = 4  # of k-means, in the figure
 
