@@ -68,7 +68,7 @@ class Config(maml.Config):
     meta_batch_size: int = 32
     eval_episodes: int = 1000
     baseline_steps: int = 0
-    """Of no use here: the baseline is MAML, with as many steps."""
+    """Must be 0 here: the baseline is MAML, with as many steps."""
     run: RunSettings = RunSettings(steps=2000, dataset="glyphs")
 
     def __post_init__(self):
@@ -161,6 +161,11 @@ def run(config, directory=None, progress=False):
         A `Result` with the accuracy of both, clean and under FGSM and PGD, before and after
         adaptation; `common.attack_experiment.measure` says which is which.
     """
+    if config.baseline_steps:
+        raise UserError(
+            "--baseline-steps must be 0 here, where MAML is what to compare with, got "
+            f"{config.baseline_steps}; leave it out"
+        )
     training.prepare(config.run)
     sampler, test_sampler = experiment.samplers(config)
     attack_experiment.check_images(sampler.data)

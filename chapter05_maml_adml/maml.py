@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from common import command, experiment, training
 from common.errors import UserError
 from common.learner import MetaLearner
-from common.settings import RunSettings, at_least, non_negative, positive
+from common.settings import RunSettings, at_least, non_negative, one_of, positive
 from common.task_batching import TaskBatchedNetwork
 
 import keras
@@ -53,9 +53,10 @@ class Config:
     """Count each 90-degree rotation of a class of images as a class of its own."""
 
     filters: int = 64
-    """Filters of each convolution."""
+    """Filters of each convolution; the network for waves has none."""
     norm: str = "batch"
-    """Normalisation: batch (transductive: queries share statistics), layer or none."""
+    """Normalisation after each of them: batch (transductive: queries share statistics), layer or
+    none."""
 
     inner_lr: float = 0.01
     """alpha: rate of the inner steps, on the mean loss over the support set."""
@@ -87,6 +88,9 @@ class Config:
         positive(self, "meta_batch_size", *["test_k_shot"] * (self.test_k_shot is not None))
         non_negative(self, "inner_steps", "test_steps", "baseline_steps")
         at_least(2, self, "eval_episodes")
+        one_of(self, "norm", ("batch", "layer", "none"))
+        if self.order not in (1, 2):
+            raise UserError(f"--order must be 1 (first-order) or 2 (exact), got {self.order}")
 
     @classmethod
     def for_dataset(cls, dataset):

@@ -82,7 +82,7 @@ class Config:
     eval_episodes: int = 40
     """Goals at meta-test."""
     compare: bool = True
-    """Train the learner to compare with, too: first-order MAML."""
+    """Train the learner to compare with, too: first-order MAML, unless `--order 1` is that."""
     run: RunSettings = RunSettings(steps=100, dataset="navigation")
 
     def __post_init__(self):

@@ -39,8 +39,10 @@ import keras
 
 @dataclass(frozen=True)
 class Config(maml.Config):
-    """Settings of the script; the defaults are those of the sine waves. `inner_lr` is MAML's."""
+    """Settings of the script; the defaults are those of the sine waves."""
 
+    inner_lr: float = 0.01
+    """Inner rate of MAML, the learner to compare with; that of Meta-SGD is alpha."""
     alpha_min: float = 0.005
     """Each element of alpha is drawn from here ..."""
     alpha_max: float = 0.1

@@ -32,8 +32,10 @@ import keras
 
 @dataclass(frozen=True)
 class Config(maml_rl.Config):
-    """Settings of the script; `inner_lr` is MAML's."""
+    """Settings of the script."""
 
+    inner_lr: float = 0.5
+    """Inner rate of MAML, the learner to compare with; that of Meta-SGD is alpha."""
     alpha_min: float = 0.5
     """Each element of alpha is drawn from here ..."""
     alpha_max: float = 0.5

@@ -8,9 +8,9 @@ version.
 
 There is no second derivative, and no query set in training. With one inner step it is training on
 all tasks at once; what makes it meta-learning are the later ones. To leading order in the inner
-rate alpha, k steps of SGD move phi along k times the mean gradient, less k (k - 1) / 2 alpha times
-the gradient of the inner product of two minibatches' gradients (the paper's section 5.1): phi goes
-where a step on one minibatch also helps the other.
+rate alpha, (phi - phi~) / alpha after k steps of SGD is k times the mean gradient, less
+k (k - 1) / 4 alpha times the gradient of the inner product of two minibatches' gradients (the
+paper's section 5.1): phi goes where a step on one minibatch also helps the other.
 
 Differences from the paper and its code:
 
@@ -21,6 +21,8 @@ Differences from the paper and its code:
 3. Far fewer outer steps by default; the settings say how many.
 4. Waves: the authors' network has other nonlinearities; here ReLU, as in MAML's.
 5. The loss in the learning curve is that of queries after adaptation; no weight depends on it.
+6. At meta-test, too, a turned character is of a class of its own, as in `maml.py`; the authors turn
+   those of training only. Ink is 1 and paper 0 here, theirs the other way round.
 
 Batch normalisation normalises by the batch, so it matters in whose company a query is. "Reptile"
 here sees each query with the support set alone; "Reptile_transductive", the same weights, all

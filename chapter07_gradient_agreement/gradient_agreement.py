@@ -70,7 +70,7 @@ class Config:
     meta_batch_size: int = 25
     """Tasks in an outer step."""
     filters: int = 32
-    """Filters of each convolution."""
+    """Filters of each convolution; the network for waves has none."""
 
     eval_episodes: int = 600
     """Meta-test tasks of each training."""
@@ -84,6 +84,8 @@ class Config:
         one_of(self, "agree_on", ways, f" with --base {self.base}")
         if not self.outliers or not all(0 <= share <= 1 for share in self.outliers):
             raise UserError(f"--outliers must be numbers between 0 and 1, got {self.outliers}")
+        if len({*self.outliers}) < len(self.outliers):
+            raise UserError(f"--outliers must be different numbers, got {self.outliers}")
         positive(self, "n_seeds", "meta_batch_size", "filters")
         positive(self, *(name for name in OF_THE_BASE if getattr(self, name) is not None))
         at_least(2, self, "eval_episodes")

@@ -78,3 +78,27 @@ def draw_steps(curves, score, reference=None):
         axis.set_ylim(top=1.5 * start)
     figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure
+
+
+def draw_learning(history, names):
+    """The meta-loss in training against the outer steps, of all learners that have a curve.
+
+    Args:
+        history: Learning curves, as `common.experiment.train` gives them.
+        names: Names of the learners; `loss` is the first one's, `<name>_loss` that of another.
+
+    Returns:
+        The matplotlib figure.
+    """
+    keys = {name: f"{name}_loss" if index else "loss" for index, name in enumerate(names)}
+    keys = {name: key for name, key in keys.items() if key in history}
+    figure, axis = plots.figure(size=(5.6, 3.2))
+    if len(keys) == 1:
+        plots.learning_curve(axis, history["step"], history["loss"])
+    else:
+        for (name, key), role in zip(keys.items(), ("after", "baseline", "random")):
+            plots.learning_curve(axis, history["step"], history[key], name, **plots.role(role))
+        axis.legend()
+    axis.set(xlabel="outer step", ylabel="meta-loss in training")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure

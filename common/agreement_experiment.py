@@ -11,7 +11,6 @@ from common.outlier_tasks import with_outliers
 from common.results import Estimate, Result
 
 import numpy as np
-from scipy import stats
 
 FREQUENCIES = (2.0, 3.0)  # of waves of another kind
 SHOWN_BATCHES = 20  # whose weights the histogram shows
@@ -55,7 +54,7 @@ def run(config, new_learners, directory=None, progress=False):
         share: np.subtract(scores[first][share], scores[second][share]) for share in config.outliers
     }
     metrics = {
-        f"{name}_{own.score_name}_at_{100 * share:g}_percent": over_seeds(values)
+        f"{name}_{own.score_name}_at_{100 * share:g}_percent": Estimate.from_seeds(values)
         for name, of_shares in scores.items()
         for share, values in of_shares.items()
     }
@@ -68,12 +67,6 @@ def run(config, new_learners, directory=None, progress=False):
     history = {"step": curves[config.outliers[0]][0]["step"], **history}
     extra = {"score": own.score_name, "learners": [first, second], "weights": weights}
     return Result(metrics, history=history, extra=extra, learner=own)
-
-
-def over_seeds(values) -> Estimate:
-    """The mean of a few values with the 95 % interval of Student's t; of one value, no interval."""
-    estimate = Estimate.from_values(values)
-    return estimate._replace(ci95=estimate.ci95 / 1.96 * stats.t.ppf(0.975, estimate.n - 1))
 
 
 def _strange(config, sampler):

@@ -6,7 +6,7 @@ queries at the weights that answer for them.
 
 from functools import partial
 
-from common import attack_figures, attacks, plots
+from common import adaptation_figures, attack_figures, attacks, plots
 from common.errors import UserError
 from common.results import Estimate, Result
 
@@ -181,11 +181,5 @@ def draw(result, config, directory):
     curves = {name: extra["curves"][name] for name in names}
     figure = attack_figures.draw_epsilons(extra["epsilons"], curves, config.epsilon)
     plots.save(figure, directory / "epsilon.png")
-    figure, axis = plots.figure(size=(5.6, 3.2))
-    for name, role in zip(names, attack_figures.ROLES, strict=False):
-        losses = result.history["loss" if name == names[0] else f"{name}_loss"]
-        plots.learning_curve(axis, result.history["step"], losses, label=name, **plots.role(role))
-    axis.set(xlabel="outer step", ylabel="meta-loss in training")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False)
+    figure = adaptation_figures.draw_learning(result.history, names)
     plots.save(figure, directory / "learning_curve.png")

@@ -89,9 +89,9 @@ def draw_epsilons(epsilons, curves, trained=None):
             for name, role in zip(curves, ROLES, strict=False):
                 cases = curves[name][attack]
                 line = plots.role(role)
-                estimates = [_estimate(value) for value in cases[case]]
+                estimates = [Estimate.restored(value) for value in cases[case]]
                 plots.interval_line(axis, epsilons, estimates, f"{name}, adapted", **line)
-                before = [_estimate(value).mean for value in cases["queries_before"]]
+                before = [Estimate.restored(value).mean for value in cases["queries_before"]]
                 faint = {**line, "linewidth": 0.9, "linestyle": ":"}
                 axis.plot(epsilons, before, label=f"{name}, before adaptation", **faint)
             if trained:
@@ -112,10 +112,3 @@ def draw_epsilons(epsilons, curves, trained=None):
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def _estimate(value):
-    """An `Estimate` as it was measured, or as it comes back from `result.json`."""
-    if isinstance(value, dict):
-        return Estimate(*(np.nan if number is None else number for number in value.values()))
-    return value

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from common import experiment, inequality, paired_seeds, plots
+from common import inequality, plots
 from common.results import Estimate
 
 import numpy as np
@@ -59,7 +59,7 @@ def add(result, runs, measure=inequality.theil):
         losses = [entry["loss"].T for entry in found]  # for each seed (2, tasks)
         finite = [np.nan_to_num(loss, posinf=1e30, nan=1e30) for loss in losses]
         bias["inequality"] = [
-            paired_seeds.over_seeds([float(measure(loss[at])) for loss in finite]) for at in (0, 1)
+            Estimate.from_seeds([float(measure(loss[at])) for loss in finite]) for at in (0, 1)
         ]
         curves = [[inequality.lorenz_curve(tasks).numpy() for tasks in loss] for loss in finite]
         bias["lorenz"] = np.mean(curves, axis=0).round(4).tolist()
@@ -90,7 +90,7 @@ def draw_bias(bias):
     labels = {"loss": "mean query loss", "entropy": "mean entropy, nats"}
     for axis, kind in zip(axes, kinds):
         for (name, entry), look in zip(bias.items(), looks):
-            estimates = [experiment.estimate(e) for e in entry[kind]]
+            estimates = [Estimate.restored(e) for e in entry[kind]]
             plots.interval_line(axis, (0, 1), estimates, label=name, **look)
         axis.set_xticks((0, 1), ("before", "after"))
         axis.set(xlim=(-0.25, 1.25), ylabel=labels[kind], xlabel="adaptation")
@@ -98,7 +98,7 @@ def draw_bias(bias):
     last = axes[-1]
     for (name, entry), look in zip(bias.items(), looks):
         before = entry["lorenz"][0]
-        index = experiment.estimate(entry["inequality"][0]).mean
+        index = Estimate.restored(entry["inequality"][0]).mean
         last.plot(
             np.linspace(0, 1, len(before)), before, label=f"{name}: index {index:.3f}", **look
         )

@@ -185,7 +185,9 @@ def _wave(learners, sampler, index):
 def draw(result, config, directory):
     """Saves the figures of a run: example tasks, score by inner steps, learning curve."""
     extra, names = result.extra, list(result.extra["curves"])
-    curves = {name: [estimate(e) for e in curve] for name, curve in extra["curves"].items()}
+    curves = {
+        name: [Estimate.restored(e) for e in curve] for name, curve in extra["curves"].items()
+    }
     if "waves" in extra:
         figure = adaptation_figures.draw_waves(extra["waves"], names[:2])
         plots.save(figure, directory / "waves.png")
@@ -200,15 +202,5 @@ def draw(result, config, directory):
     score = extra["score"].replace("_", " ")
     figure = adaptation_figures.draw_steps(curves, f"meta-test {score}", floor)
     plots.save(figure, directory / "inner_steps.png")
-    figure, axis = plots.figure(size=(5.6, 3.2))
-    plots.learning_curve(axis, result.history["step"], result.history["loss"])
-    axis.set(xlabel="outer step", ylabel="meta-loss in training")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    figure = adaptation_figures.draw_learning(result.history, names)
     plots.save(figure, directory / "learning_curve.png")
-
-
-def estimate(value):
-    """An `Estimate` as `measure` left it, or as it comes back from `result.json`."""
-    if isinstance(value, dict):  # null there stands for a number that is not finite
-        return Estimate(*(np.nan if value[name] is None else value[name] for name in value))
-    return value

@@ -101,7 +101,8 @@ def measure(learners, config, history):
         for name, curve in curves.items()
         for step, estimate in enumerate(curve)
     }
-    examples = [example(walked[names[0]], goals, task) for task in range(EXAMPLE_GOALS)]
+    shown = range(min(EXAMPLE_GOALS, config.eval_episodes))
+    examples = [example(walked[names[0]], goals, task) for task in shown]
     extra = {"curves": {name: curves[name] for name in names}, "examples": examples}
     return Result(metrics, history=history, extra=extra, learner=first)
 
@@ -120,12 +121,8 @@ def draw(result, config, directory):
     """Saves the figures of a run: trajectories, return by inner steps, learning curve."""
     examples, curves = result.extra["examples"], result.extra["curves"]
     plots.save(navigation_figures.draw_paths(examples), directory / "trajectories.png")
-    curves = {name: [_estimate(e) for e in curve] for name, curve in curves.items()}
-    plots.save(navigation_figures.draw_returns(curves), directory / "inner_steps.png")
+    curves = {name: [Estimate.restored(e) for e in curve] for name, curve in curves.items()}
+    figure = navigation_figures.draw_returns(curves, config.horizon)
+    plots.save(figure, directory / "inner_steps.png")
     figure = navigation_figures.draw_learning(result.history, list(curves)[:-1])
     plots.save(figure, directory / "learning_curve.png")
-
-
-def _estimate(value):
-    """An `Estimate` as `measure` left it, or as it comes back from `result.json`."""
-    return Estimate(**value) if isinstance(value, dict) else value

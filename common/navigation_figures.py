@@ -4,7 +4,7 @@ from common import plots
 
 import numpy as np
 
-STANDING_STILL = -38.26  # the expected return of never moving: 100 times the mean distance
+MEAN_DISTANCE = 0.3826  # from the start to a goal: what never moving costs each time
 
 
 def draw_paths(examples, size=2.3):
@@ -40,22 +40,24 @@ def draw_paths(examples, size=2.3):
     return figure
 
 
-def draw_returns(curves):
+def draw_returns(curves, horizon=100):
     """Mean return against the number of inner steps, with 95 % intervals over goals.
 
     Args:
         curves: For each learner by name its `Estimate` after 0, 1, ... inner steps.
+        horizon: Moves of a trajectory; a line says what standing still as long earns.
 
     Returns:
         The matplotlib figure.
     """
+    still = -MEAN_DISTANCE * horizon
     figure, axis = plots.figure(size=(5.6, 3.6))
     for name, estimates, line in zip(curves, curves.values(), _lines(curves)):
         label = name.replace("_", " ")
         plots.interval_line(axis, range(len(estimates)), estimates, label=label, **line)
-    axis.axhline(STANDING_STILL, color="#888888", linewidth=1)
+    axis.axhline(still, color="#888888", linewidth=1)
     axis.annotate(
-        "standing still", (len(estimates) - 1, STANDING_STILL), (0, 2),
+        "standing still", (len(estimates) - 1, still), (0, 2),
         textcoords="offset points", ha="right", va="bottom", color="#666666",
     )  # fmt: skip
     axis.set(xlabel="inner steps at test time", ylabel="mean return, unseen goals")

@@ -78,7 +78,7 @@ def measure(runs, config):
     score = result.extra["score"]
     for step in sorted({0, 1, 3, 5, 10, config.test_steps}):
         name = f"{ours}_less_{theirs}_{score}_after_{step}_steps_over_seeds"
-        result.metrics[name] = over_seeds(differences[:, :, step].mean(axis=1))
+        result.metrics[name] = Estimate.from_seeds(differences[:, :, step].mean(axis=1))
     at_test = differences[:, :, config.test_steps]
     result.extra["seeds"] = {
         "names": [ours, theirs],
@@ -86,19 +86,9 @@ def measure(runs, config):
         "seed": [r.seed for r in runs],
         "difference": [Estimate.from_values(values) for values in at_test],
         "over_tasks": Estimate.from_values(at_test),
-        "over_seeds": over_seeds(at_test.mean(axis=1)),
+        "over_seeds": Estimate.from_seeds(at_test.mean(axis=1)),
     }
     return result
-
-
-def over_seeds(values):
-    """The mean of one value a seed, with a 95 % interval of Student's t, as seeds are few."""
-    from scipy.stats import t  # takes a second to import
-
-    estimate = Estimate.from_values(values)
-    if estimate.n < 2:
-        return estimate
-    return estimate._replace(ci95=float(estimate.ci95 / 1.96 * t.ppf(0.975, estimate.n - 1)))
 
 
 def draw_differences(found, score):
@@ -112,11 +102,11 @@ def draw_differences(found, score):
         The matplotlib figure.
     """
     ours, theirs = found["names"]
-    seeds = [experiment.estimate(entry) for entry in found["difference"]]
+    seeds = [Estimate.restored(entry) for entry in found["difference"]]
     rows = [(f"seed {s}", e, plots.role("after")) for s, e in zip(found["seed"], seeds)]
     for name in ("over_tasks", "over_seeds"):
         label = f"all, interval {name.replace('_', ' ')}"
-        rows.append((label, experiment.estimate(found[name]), plots.role("baseline")))
+        rows.append((label, Estimate.restored(found[name]), plots.role("baseline")))
     figure, axis = plots.figure(size=(5.6, 1.3 + 0.32 * len(rows)))
     axis.axvline(0, color="black", linewidth=0.8)
     for row, (_, estimate, look) in enumerate(rows):

@@ -34,6 +34,26 @@ class Estimate(NamedTuple):
             spread = values.std(ddof=1) if values.size > 1 else math.nan
             return cls(float(values.mean()), float(1.96 * spread / values.size**0.5), values.size)
 
+    @classmethod
+    def from_seeds(cls, values: Any) -> "Estimate":
+        """The mean of one value a seed with the 95 % interval of Student's t, as seeds are few.
+
+        A single value has no interval (NaN).
+        """
+        from scipy.stats import t  # takes a second to import
+
+        estimate = cls.from_values(values)
+        if estimate.n < 2:
+            return estimate
+        return estimate._replace(ci95=float(estimate.ci95 / 1.96 * t.ppf(0.975, estimate.n - 1)))
+
+    @classmethod
+    def restored(cls, value: Any) -> "Estimate":
+        """An estimate as it is, or as it comes back from a result file: `null` becomes NaN."""
+        if isinstance(value, Mapping):
+            return cls(_number(value["mean"]), _number(value["ci95"]), value["n"])
+        return value
+
     def text(self, scale: float = 1.0, unit: str = "") -> str:
         """For people, to two digits of the interval: `text(100, "%")` gives `98.70 ± 0.31 %`."""
         mean, ci95 = self.mean * scale, self.ci95 * scale

@@ -251,6 +251,7 @@ def test_impossible_options_are_refused(options, words):
         (["--pgd-steps", "0"], "--pgd-steps must be at least 1"),
         (["--attack-at", "theta"], "--attack-at must be adapted or initial"),
         (["--dataset", "sine"], "--dataset to have images"),
+        (["--baseline-steps", "50"], "--baseline-steps must be 0 here"),
         (["--smoke", "--dataset", "sine-phase"], "--dataset to have images"),
     ],
 )
@@ -262,7 +263,7 @@ def test_impossible_settings_end_in_one_line(flags, words, capsys, monkeypatch, 
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_sounds_are_no_images():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from chapter05_maml_adml import maml_rl
 from chapter05_maml_adml.maml_rl import Config, PolicyMAML, new_learner
-from common import command, navigation_experiment, training
+from common import command, navigation_experiment, navigation_figures, training
 from common.navigation import Navigation, NavigationSampler
 from common.policy_gradient import (
     as_examples,
@@ -223,6 +223,18 @@ def test_smoke_run_leaves_all_files_and_can_be_repeated(tmp_path, monkeypatch):
     again = maml_rl.run(Config.smoke())
     found = {name: estimate.mean for name, estimate in again.metrics.items()}
     assert found == pytest.approx({name: e.mean for name, e in result.metrics.items()})
+
+
+def test_figures_of_fewer_goals_and_a_shorter_horizon(tmp_path):
+    config = replace(Config.smoke(), eval_episodes=2, test_steps=1, compare=False)
+    learners = {name: new_learner(config) for name in ("MAML", "random")}
+    curves = {"return_before": [-1.0, -1.0], "return_after": [-1.0, -1.0]}
+    result = navigation_experiment.measure(learners, config, {"step": [1, 2], **curves})
+    assert len(result.extra["examples"]) == 2
+    navigation_experiment.draw(result, config, tmp_path)
+    figure = navigation_figures.draw_returns(result.extra["curves"], config.horizon)
+    (still,) = [line for line in figure.axes[0].lines if len(set(line.get_ydata())) == 1]
+    assert still.get_ydata()[0] == pytest.approx(-0.3826 * 20)
 
 
 def test_first_order_can_be_trained_alone():

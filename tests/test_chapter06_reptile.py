@@ -311,6 +311,8 @@ def test_impossible_options_are_refused(options, words):
         (["--inner-optimizer", "rmsprop"], "--inner-optimizer"),
         (["--hidden", "8", "0"], "--hidden"),
         (["--outer-lr", "0"], "--outer-lr"),
+        (["--order", "3"], "--order must be 1 (first-order) or 2 (exact), got 3"),
+        (["--norm", "group"], "--norm must be batch or layer or none"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(flags, words, capfd, tmp_path, monkeypatch):

@@ -200,14 +200,6 @@ def test_impossible_options_are_refused():
 # Pairs over seeds
 
 
-def test_interval_over_seeds_is_students():
-    found = paired_seeds.over_seeds([1.0, 2.0, 4.0])  # mean 7/3, sd 1.52753, t(2, 0.975) = 4.30265
-    assert found.mean == pytest.approx(7 / 3)
-    assert found.ci95 == pytest.approx(4.30265 * 1.52753 / 3**0.5, rel=1e-4)
-    assert found.n == 3
-    assert math.isnan(paired_seeds.over_seeds([1.0]).ci95)
-
-
 @pytest.fixture(scope="module")
 def compared():
     settings = RunSettings(steps=3, seed=5)
@@ -226,7 +218,7 @@ def test_differences_are_those_of_the_seeds(compared):
     over_seeds = result.metrics[f"TAML_less_MAML_{name}_over_seeds"]
     assert (over_tasks.n, over_seeds.n) == (12, 2)
     assert over_tasks.mean == pytest.approx(np.mean(means))
-    assert over_seeds == paired_seeds.over_seeds(means)
+    assert over_seeds == Estimate.from_seeds(means)
     ours, theirs = (result.metrics[f"{learner}_{name}"] for learner in ("TAML", "MAML"))
     assert over_tasks.mean == pytest.approx(ours.mean - theirs.mean, abs=1e-6)
     # MAML by itself, with the second seed, does the same.

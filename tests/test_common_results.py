@@ -24,6 +24,28 @@ def test_interval_covers_the_mean_95_times_in_100():
     assert abs(covered - 0.95) < 0.02  # four standard errors
 
 
+@pytest.mark.parametrize(
+    ("values", "sd", "quantile"),  # of Student's t with one degree of freedom less than values
+    [([1.0, 2.0, 4.0], 1.52753, 4.30265), ([1.0, 2.0, 3.0, 4.0, 5.0], 2.5**0.5, 2.77645)],
+)
+def test_interval_over_a_few_seeds_is_students(values, sd, quantile):
+    estimate = Estimate.from_seeds(values)
+    assert estimate.mean == pytest.approx(np.mean(values))
+    assert estimate.ci95 == pytest.approx(quantile * sd / len(values) ** 0.5, rel=1e-4)
+    assert estimate.n == len(values)
+    assert math.isnan(Estimate.from_seeds(values[:1]).ci95)
+
+
+def test_estimate_comes_back_from_what_json_holds():
+    estimate = Estimate(1.5, 0.5, 7)
+    assert Estimate.restored(estimate) is estimate
+    assert Estimate.restored(json.loads(json.dumps(estimate._asdict()))) == estimate
+    back = Estimate.restored({"mean": None, "ci95": None, "n": 3})
+    assert math.isnan(back.mean)
+    assert math.isnan(back.ci95)
+    assert back.n == 3
+
+
 def test_estimate_of_one_value_has_no_interval_and_of_none_is_refused():
     estimate = Estimate.from_values([3.0])
     assert estimate.mean == 3.0
