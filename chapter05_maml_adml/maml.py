@@ -90,7 +90,7 @@ class Config:
         at_least(2, self, "eval_episodes")
         one_of(self, "norm", ("batch", "layer", "none"))
         if self.order not in (1, 2):
-            raise UserError(f"--order must be 1 (first-order) or 2 (exact), got {self.order}")
+            raise UserError(f"--order must be 1 (first-order) or 2 (exact); got {self.order}")
 
     @classmethod
     def for_dataset(cls, dataset):

@@ -112,7 +112,7 @@ def test_numbers_out_of_range(place, refused, flags, words):
     [
         (["--n-way", "1"], ["n_way", "2", "found 1"]),
         (["--k-shot", "20"], ["21 items", "k_shot=20", "found 20", "lower k_shot"]),
-        (["--norm", "group"], ["batch, fused, layer, none", "'group'"]),
+        (["--norm", "group"], ["batch or layer or none", "'group'"]),
         (["--order", "3"], ["order", "3"]),
     ],
 )

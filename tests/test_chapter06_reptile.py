@@ -311,7 +311,7 @@ def test_impossible_options_are_refused(options, words):
         (["--inner-optimizer", "rmsprop"], "--inner-optimizer"),
         (["--hidden", "8", "0"], "--hidden"),
         (["--outer-lr", "0"], "--outer-lr"),
-        (["--order", "3"], "--order must be 1 (first-order) or 2 (exact), got 3"),
+        (["--order", "3"], "--order must be 1 (first-order) or 2 (exact); got 3"),
         (["--norm", "group"], "--norm must be batch or layer or none"),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from chapter05_maml_adml import maml
 from chapter05_maml_adml.maml import MAML, Config
-from common import experiment
+from common import adaptation_figures, experiment
 from common.results import Estimate, Result
 from common.settings import RunSettings
 
@@ -129,6 +129,15 @@ def test_figures_are_the_same_from_a_result_that_was_saved_and_loaded(small_run,
             matplotlib.image.imread(tmp_path / folder / name) for folder in ("before", "after")
         )
         np.testing.assert_array_equal(before, after)
+
+
+def test_learning_curves_are_those_of_all_who_have_one():
+    history = {"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}
+    (alone,) = adaptation_figures.draw_learning(history, ["MAML", "pooled"]).axes
+    assert alone.get_legend() is None
+    history["MAML_loss"] = [3.0, 2.5, 2.0]
+    (both,) = adaptation_figures.draw_learning(history, ["CAML", "MAML", "pooled"]).axes
+    assert both.get_legend_handles_labels()[1] == ["CAML", "MAML"]
 
 
 def test_what_is_drawn_is_what_is_measured(small_run):
