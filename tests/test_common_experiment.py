@@ -100,7 +100,7 @@ def test_metrics_of_all_learners_on_the_same_episodes(small_run):
     score = {"sine": "mean_squared_error", "glyphs": "accuracy"}[config.run.dataset]
     assert list(result.metrics) == [
         f"{name}_{score}_after_{steps}_steps"
-        for name in ("MAML", "pooled", "random")
+        for name in ("MAML", "pooled", "random", "MAML_less_pooled")
         for steps in (0, 1, 3, 5, 10)
     ]
     assert all(estimate.n == 4 for estimate in result.metrics.values())
