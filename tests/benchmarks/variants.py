@@ -1,6 +1,6 @@
 """Outer steps of MAML's family, each relative to that of second-order MAML.
 
-    python -m tests.benchmarks.variants [--dataset sine] [--inner-steps 1] [--rounds 7]
+    python -m tests.benchmarks.variants [--dataset sine] [--inner-steps 1] [--rounds 7] [--json PATH]
 
 All learners have the same network, the same episodes and as many inner steps; what else belongs
 to them is as in their scripts. With `--dataset navigation` it is the policies, whose outer steps
@@ -9,14 +9,17 @@ does falls on all alike, and the best round of each counts.
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from chapter05_maml_adml import adml, caml, maml, maml_rl
 from chapter06_metasgd_reptile import meta_sgd, meta_sgd_rl, reptile
 from chapter07_gradient_agreement.gradient_agreement import AgreementMAML
 from chapter08_recent import taml
 from common import experiment, training
+from common.command import versions
 from common.navigation import Navigation, NavigationSampler
 from common.trust_region import TrustRegion
 
@@ -76,6 +79,7 @@ def main():
     parser.add_argument("--dataset", default="sine", help="sine, glyphs, navigation and so on")
     parser.add_argument("--inner-steps", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="where to write the table")
     options = parser.parse_args()
     if options.dataset == "navigation":
         learners, batches = policies(options.inner_steps)
@@ -94,6 +98,14 @@ def main():
     )
     for name, best in zip(learners, found.min(axis=0), strict=True):
         print(f"{name:20} {1000 * best:9.1f} ms   {best / found[:, 0].min():5.2f} of MAML's")
+    if options.json:
+        rows = [
+            {"learner": name, "seconds": times.min(), "median_seconds": float(np.median(times))}
+            for name, times in zip(learners, found.T, strict=True)
+        ]
+        settings = {"dataset": options.dataset, "inner_steps": options.inner_steps}
+        content = {**settings, "rounds": options.rounds, "versions": versions(), "rows": rows}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
