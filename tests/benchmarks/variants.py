@@ -1,6 +1,6 @@
 """Outer steps of MAML's family, each relative to that of second-order MAML.
 
-    python -m tests.benchmarks.variants [--dataset sine] [--inner-steps 1] [--rounds 7] [--json PATH]
+    python -m tests.benchmarks.variants [--dataset sine] [--inner-steps 1] [--json PATH]
 
 All learners have the same network, the same episodes and as many inner steps; what else belongs
 to them is as in their scripts. With `--dataset navigation` it is the policies, whose outer steps
