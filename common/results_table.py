@@ -1,6 +1,7 @@
 """Writes the tables of results in README.md from the committed result files.
 
-`results/tables.toml` says what each row is; the numbers come from the files alone:
+`results/tables.toml` says what each row is; the numbers come from the files alone (a table of
+learners side by side is told in common/learner_table.py):
 
     [[row]]
     table = "maml-sine"                  # between `<!-- results:maml-sine -->` and
@@ -27,6 +28,7 @@ from typing import Any
 from common.command import ROOT, readable_errors
 from common.errors import UserError
 from common.files import atomic_path
+from common.learner_table import learner_tables
 from common.results import Result
 
 import numpy as np
@@ -53,7 +55,7 @@ class Options:
 
 
 def tables(root: Path) -> dict[str, str]:
-    """The Markdown of each table in `results/tables.toml`, by name."""
+    """The Markdown of each table in `results/tables.toml` and `results/learners.toml`, by name."""
     path = root / "results" / "tables.toml"
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8"))["row"]
@@ -66,7 +68,8 @@ def tables(root: Path) -> dict[str, str]:
         if wrong := (NEEDED - row.keys()) | (row.keys() - NEEDED - OPTIONAL):
             raise UserError(f"a row of {path} lacks, or must not have: {', '.join(sorted(wrong))}")
         by_table.setdefault(row["table"], []).append(row)
-    return {name: _table(rows, root / "results") for name, rows in by_table.items()}
+    made = {name: _table(rows, root / "results") for name, rows in by_table.items()}
+    return made | learner_tables(root)
 
 
 def _table(rows: Iterable[Mapping[str, Any]], folder: Path) -> str:
