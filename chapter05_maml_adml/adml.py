@@ -28,7 +28,7 @@ Batch normalisation uses the statistics of the images at hand, in an attack as i
 `maml.py`), and keeps no averages: an attack leaves nothing behind in the network. The queries of a
 task are attacked together, for one loss.
 
-An outer step, with two inner loops and two attacks, takes about 2.5 times as long as MAML's.
+An outer step, with two inner loops and two attacks, takes about twice as long as MAML's.
 `python chapter05_maml_adml/adml.py` trains ADML and MAML on printed characters and compares them.
 """
 

@@ -24,6 +24,7 @@ Differences from the paper:
 Note that g_i . G contains |g_i|^2. A task weighs more not only when it agrees but also when its
 gradient is long, and an outlier that nobody can learn goes on having a long one. With m_i = g_i the
 step is (sum_i g_i g_i^T) G over a number: where gradients scatter, it is the scatter that grows.
+That step is zero only if G is: agreement changes the way to where a batch pulls, not the goal.
 
 `python chapter07_gradient_agreement/gradient_agreement.py` trains MAML with and without agreement,
 from equal weights on equal tasks, over several seeds; `--base reptile` does so with Reptile.

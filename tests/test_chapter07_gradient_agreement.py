@@ -72,6 +72,16 @@ def test_weights_and_direction_worked_by_hand():
     np.testing.assert_allclose(weights @ gradients, [0.8182, 0.3636], atol=1e-4)
 
 
+def test_the_step_is_along_the_sum_of_gradients_multiplied_by_their_second_moments():
+    # sum_i w_i g_i = (sum_i g_i g_i^T) G / sum_k |g_k . G|, never against G, zero only if G is.
+    gradients = np.random.default_rng(0).normal(size=(5, 7))
+    total = gradients.sum(axis=0)
+    step = weights_of(gradients) @ gradients
+    size = np.abs(gradients @ total).sum()
+    np.testing.assert_allclose(step, gradients.T @ gradients @ total / size, rtol=1e-4)
+    np.testing.assert_allclose(step @ total, np.square(gradients @ total).sum() / size, rtol=1e-4)
+
+
 def test_all_variables_are_one_vector():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(5, 12)).astype(np.float32)
