@@ -27,7 +27,9 @@ step is (sum_i g_i g_i^T) G over a number: where gradients scatter, it is the sc
 That step is zero only if G is: agreement changes the way to where a batch pulls, not the goal.
 
 `python chapter07_gradient_agreement/gradient_agreement.py` trains MAML with and without agreement,
-from equal weights on equal tasks, over several seeds; `--base reptile` does so with Reptile.
+from equal weights on equal tasks, over several seeds: on ordinary waves the mean squared error of
+agreement is higher than MAML's by 0.57 ± 0.26, 0.90 ± 0.29 and 1.22 ± 0.32 with 0, 20 and 40 % of
+outliers in training (seeds 0 to 4). `--base reptile` does so with Reptile.
 """
 
 from dataclasses import dataclass, replace
