@@ -28,7 +28,7 @@ That step is zero only if G is: agreement changes the way to where a batch pulls
 
 `python chapter07_gradient_agreement/gradient_agreement.py` trains MAML with and without agreement,
 from equal weights on equal tasks, over several seeds: on ordinary waves the mean squared error of
-agreement is higher than MAML's by 0.57 ± 0.26, 0.90 ± 0.29 and 1.22 ± 0.32 with 0, 20 and 40 % of
+agreement is higher than MAML's by 0.57 ± 0.26, 0.90 ± 0.28 and 1.22 ± 0.32 with 0, 20 and 40 % of
 outliers in training (seeds 0 to 4). `--base reptile` does so with Reptile: with `--outliers 0.2 0.4
 --steps 500` agreement's is higher by 0.17 ± 0.05 and 0.19 ± 0.14.
 """
