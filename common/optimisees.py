@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 SPLITS = ("train", "validation", "test")
+MNIST_PIXELS = 28 * 28
 PARTS = (0.6, 0.2, 0.2)  # of the images, to train on, to choose by and to test on
 
 
@@ -201,5 +202,5 @@ def _mnist(data_dir):
             f"expected MNIST from Keras's server or as mnist.npz in --data-dir, found neither "
             f"({reason}); --dataset digits needs no download"
         ) from None
-    x = np.concatenate(parts[::2]).reshape(-1, 28 * 28)
+    x = np.concatenate(parts[::2]).reshape(-1, MNIST_PIXELS)
     return x / np.float32(255), np.concatenate(parts[1::2])

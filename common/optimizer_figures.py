@@ -19,9 +19,7 @@ def curve(losses, spread=(10, 90)):
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = np.percentile(losses, spread, axis=0)
         found = {"mean": losses.mean(axis=0), "low": low, "high": high}
-    return {
-        name: np.float64([f"{v:.5g}" for v in values]).tolist() for name, values in found.items()
-    }
+    return {name: [float(f"{v:.5g}") for v in values] for name, values in found.items()}
 
 
 def draw_losses(conditions):
@@ -50,9 +48,8 @@ def draw_losses(conditions):
             if name in ("learned", "Adam"):
                 axis.fill_between(steps, low, high, color=LINES[name]["color"], alpha=0.13, lw=0)
             top = max(top, mean[0])
-        axis.set(
-            yscale="log", xlabel="step t", ylabel="f(θ_t), mean; 10 % to 90 % shaded", title=kind
-        )
+        axis.set(yscale="log", xlabel="step t", title=kind)
+        axis.set_ylabel(r"$f(\theta_t)$: mean, and 10 to 90 % shaded")
         axis.set_ylim(top=3 * top)
         axis.legend(fontsize=8)
     return figure
