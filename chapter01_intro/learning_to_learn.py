@@ -63,7 +63,7 @@ class Config:
     """Steps for which a function is minimised in meta-training."""
     unroll: int = 20
     """Steps through which the meta-gradient is taken."""
-    outer_lr: float = 0.005
+    outer_lr: float = 0.006
     """Rate at which the optimiser is trained (Adam)."""
     outer_decay: bool = True
     """Let it fall to zero along a cosine."""

@@ -62,17 +62,17 @@ def train(learner, sampler, config, directory=None, progress=False):
     )  # fmt: skip
 
 
-def losses_by_step(minimise, new_rule, sampler, n_tasks, batch_size, split="test"):
-    """Lets rules minimise the same fixed functions.
+def follower(minimise, new_rule, sampler):
+    """Compiles the minimisation of functions by a rule, for every rate at once.
 
     Args:
         minimise: The function of that name in the script.
         new_rule: Makes a rule from a rate, a scalar tensor.
         sampler: An `OptimiseeSampler`.
-        n_tasks, batch_size, split: As for its method `fixed`.
 
     Returns:
-        A function from a rate to the losses, NumPy `(n_tasks, steps + 1)`.
+        A function of a rate and batches of the sampler, which gives f(theta_t) as NumPy
+        `(tasks, steps + 1)`.
     """
 
     @partial(tf.function, autograph=False)
@@ -81,9 +81,7 @@ def losses_by_step(minimise, new_rule, sampler, n_tasks, batch_size, split="test
         state = rule.initial_state(theta)
         return minimise(rule, sampler.optimisees, theta, state, data, 0, sampler.steps)[2]
 
-    batches = list(sampler.fixed(n_tasks, batch_size, split))
-
-    def losses(rate):
+    def losses(rate, batches):
         rate = tf.constant(rate, tf.float32)
         return np.concatenate([compiled(rate, *batch).numpy().T for batch in batches])
 
@@ -97,11 +95,9 @@ def sums(losses):
     return np.where(np.isfinite(total), total, np.inf)
 
 
-def best_rate(minimise, new_rule, sampler, config):
-    """The rate of the grid with the least mean sum of losses on validation functions."""
-    n = config.validation_episodes
-    losses = losses_by_step(minimise, new_rule, sampler, n, n, "validation")
-    return min(RATES, key=lambda rate: sums(losses(rate)).mean())
+def best_rate(losses, batches):
+    """The rate of the grid with the least mean sum of `losses(rate, batches)`."""
+    return min(RATES, key=lambda rate: sums(losses(rate, batches)).mean())
 
 
 def measure(learner, minimise, config, history, progress=False):
@@ -118,12 +114,15 @@ def measure(learner, minimise, config, history, progress=False):
         if progress:
             print(f"measuring on functions of the kind: {kind.replace('_', ' ')}", flush=True)
         sampler = OptimiseeSampler(optimisees, steps, config.run.seed)
-        measured = [minimise, sampler, config.eval_episodes, config.validation_episodes]
-        losses, rates = {}, {}
-        for name, new_rule in {"learned": lambda rate: learner, **HAND_MADE}.items():
-            if name != "learned":
-                rates[name] = best_rate(minimise, new_rule, sampler, config)
-            losses[name] = losses_by_step(measured[0], new_rule, *measured[1:])(rates.get(name, 0))
+        n = config.validation_episodes
+        validation = list(sampler.fixed(n, n, "validation"))
+        test = list(sampler.fixed(config.eval_episodes, n))
+        losses = {"learned": follower(minimise, lambda rate: learner, sampler)(0.0, test)}
+        rates = {}
+        for name, new_rule in HAND_MADE.items():
+            follow = follower(minimise, new_rule, sampler)
+            rates[name] = best_rate(follow, validation)
+            losses[name] = follow(rates[name], test)
         ending = "" if kind == "training" else f"_{kind}"
         metrics |= _metrics(losses, ending)
         extra["conditions"][kind] = {

@@ -132,7 +132,7 @@ def test_unrolled_gradient_matches_finite_differences(float64, second_derivative
     close = []
     for weight, found in zip(optimiser.trainable_variables, gradient()):
         before, step = weight.numpy(), 1e-5
-        for index in list(np.ndindex(before.shape))[::5]:
+        for index in list(np.ndindex(before.shape))[::9]:
             values = []
             for sign in (1, -1):
                 moved = before.copy()
@@ -184,7 +184,8 @@ def test_outer_step_is_truncated_backpropagation_with_carried_state():
     optimiser, expected = tiny(optimisees), tiny(optimisees)
     for learner in (optimiser, expected):
         learner.compile(keras.optimizers.SGD(0.01))
-    loss = optimiser.train_on_batch(batch)
+    optimiser.optimizer.build(optimiser.trainable_variables)
+    loss = tf.function(optimiser.train_step)(batch)["loss"]
 
     theta, data = batch
     state, total = expected.initial_state(theta), 0.0
