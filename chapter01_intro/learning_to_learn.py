@@ -72,7 +72,7 @@ class Config:
 
     eval_episodes: int = 600
     """Functions to test on."""
-    validation_episodes: int = 120
+    validation_episodes: int = 600
     """Functions that choose the hand-made optimisers' rates and the learned one's best epoch."""
     run: RunSettings = RunSettings(steps=1000, dataset="quadratics")
 
@@ -97,7 +97,7 @@ class Config:
         """The settings for quadratics, digits or mnist."""
         if dataset == "quadratics":
             return cls()
-        n_tasks, steps = (1, 500) if dataset == "mnist" else (2, 400)
+        n_tasks, steps = (1, 500) if dataset == "mnist" else (2, 300)
         return cls(
             preprocess=True, meta_batch_size=n_tasks, eval_episodes=100, validation_episodes=10,
             run=RunSettings(steps=steps, dataset=dataset),

@@ -91,13 +91,15 @@ def draw_learning(history, metrics):
         The matplotlib figure.
     """
     figure, axis = plots.figure(size=(5.6, 3.6))
-    steps = history["step"]
+    steps, losses = history["step"], history["loss"] + history["val_loss"]
     axis.plot(steps, history["loss"], label="learned, meta-training", **plots.role("before"))
     axis.plot(steps, history["val_loss"], label="learned, validation", **plots.role("after"))
+    highest = 2 * np.nanmax(losses)
     for name, line in LINES.items():
         total = Estimate.restored(metrics[f"{name}_loss_sum"]).mean
-        if name != "learned" and np.isfinite(total):
+        if name != "learned" and total < highest:  # one that diverged would flatten the rest
             axis.axhline(total, label=f"{name}, meta-test", **line | {"linewidth": 1.2})
     axis.set(xlabel="outer step", ylabel="loss summed over the steps", yscale="log")
+    axis.set_ylim(top=highest)
     axis.legend(fontsize=8)
     return figure
