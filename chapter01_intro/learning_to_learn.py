@@ -67,14 +67,14 @@ class Config:
     """Rate at which the optimiser is trained (Adam)."""
     outer_decay: bool = True
     """Let it fall to zero along a cosine."""
-    meta_batch_size: int = 64
+    meta_batch_size: int = 16
     """Functions in an outer step."""
 
     eval_episodes: int = 600
     """Functions to test on."""
     validation_episodes: int = 600
     """Functions that choose the hand-made optimisers' rates and the learned one's best epoch."""
-    run: RunSettings = RunSettings(steps=1000, dataset="quadratics")
+    run: RunSettings = RunSettings(steps=1500, dataset="quadratics")
 
     def __post_init__(self):
         one_of(self.run, "dataset", ("quadratics", "digits", "mnist"))
@@ -99,8 +99,8 @@ class Config:
             return cls()
         n_tasks, steps = (1, 500) if dataset == "mnist" else (2, 300)
         return cls(
-            preprocess=True, meta_batch_size=n_tasks, eval_episodes=100, validation_episodes=10,
-            run=RunSettings(steps=steps, dataset=dataset),
+            preprocess=True, outer_lr=0.005, meta_batch_size=n_tasks, eval_episodes=100,
+            validation_episodes=10, run=RunSettings(steps=steps, dataset=dataset),
         )  # fmt: skip
 
     @classmethod
