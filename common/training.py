@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from common.best_weights import BestWeights
 from common.errors import UserError
 from common.files import atomic_path
 
@@ -45,7 +46,15 @@ def outer_optimizer(config):
 
 
 def train(
-    learner, sampler, *, steps, meta_batch_size, directory=None, validation=None, progress=False
+    learner,
+    sampler,
+    *,
+    steps,
+    meta_batch_size,
+    directory=None,
+    validation=None,
+    keep_best=False,
+    progress=False,
 ):
     """Fit a compiled learner for a number of outer steps.
 
@@ -54,12 +63,14 @@ def train(
     weights as a run that was never interrupted: the batch of step s depends on s alone.
 
     Args:
-        learner: A compiled `MetaLearner`.
+        learner: A compiled `MetaLearner`; its `updates_per_step` says how many steps of the
+            optimizer are an outer step, where that is not one.
         sampler: An `EpisodeSampler`, or whatever has its method `dataset`.
         steps: Outer steps in all.
         meta_batch_size: Tasks in each.
         directory: Folder of the run, or None to write nothing.
         validation: Optional batches of episodes, evaluated after each epoch.
+        keep_best: Whether to end with the weights of the epoch that had the lowest `val_loss`.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -71,14 +82,16 @@ def train(
     """
     learner.optimizer.build(learner.trainable_variables)
     history = {"step": []}
-    callbacks = [History(history)]
+    folder = None if directory is None else Path(directory) / "checkpoint"
+    best = BestWeights(history, folder)
+    callbacks = [*[best] * keep_best, History(history)]
     if directory is not None:
-        checkpoint = Checkpoint(Path(directory) / "checkpoint", history)
+        checkpoint = Checkpoint(folder, history)
         checkpoint.restore(learner)
         logs = keras.callbacks.TensorBoard(Path(directory) / "logs", write_graph=False)
         callbacks += [checkpoint, logs]
     epoch = min(500, -(-steps // 20))
-    done = int(learner.optimizer.iterations)
+    done = steps_done(learner)
     while done < steps:  # once, and once more if the last epoch is a shorter one
         size = min(epoch, steps - done)
         learner.fit(
@@ -90,15 +103,22 @@ def train(
             callbacks=callbacks,
             verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
         )
-        before, done = done, int(learner.optimizer.iterations)
+        before, done = done, steps_done(learner)
         if done == before:  # a scaled loss that is not finite makes the optimizer skip the step
             raise UserError(
                 f"The loss was not finite in any step after step {done}: lower --inner-lr or "
                 "--outer-lr, or leave out --mixed-precision."
             )
+    if keep_best:
+        best.restore(learner)
     if directory is not None:
         _save_weights(learner, Path(directory) / "learner.weights.h5")
     return history
+
+
+def steps_done(learner):
+    """Outer steps so far."""
+    return int(learner.optimizer.iterations) // getattr(learner, "updates_per_step", 1)
 
 
 def load_weights(learner, path, advice):
@@ -146,9 +166,9 @@ class History(keras.callbacks.Callback):
         if not all(np.isfinite(v.numpy()).all() for v in self.model.trainable_variables):
             raise UserError(
                 "The loss was not finite, and so are not the weights, at step "
-                f"{int(self.model.optimizer.iterations)}: lower --inner-lr or --outer-lr."
+                f"{steps_done(self.model)}: lower --inner-lr or --outer-lr."
             )
-        self.history["step"].append(int(self.model.optimizer.iterations))
+        self.history["step"].append(steps_done(self.model))
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
 
@@ -166,7 +186,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         older = list(self.folder.glob("step-*"))
-        stem = f"step-{int(self.model.optimizer.iterations):08d}"
+        stem = f"step-{steps_done(self.model):08d}"
         _save_weights(self.model, self.folder / f"{stem}.weights.h5")
         with atomic_path(self.folder / f"{stem}.json") as temporary:
             temporary.write_text(json.dumps(self.history))
