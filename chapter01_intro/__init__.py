@@ -1,1 +1,1 @@
-"""Chapter 1: episodes, and learning how to learn (the book's chapters 1 and 8)."""
+"""Chapter 1: episodes, learned optimisers and an LSTM as meta-learner (the book's chapter 1)."""
