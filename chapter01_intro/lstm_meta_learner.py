@@ -18,12 +18,12 @@ helps another (not transductive). SGD and MAML, which are compared, are treated 
 Differences from the authors' code:
 
 1. At meta-test the statistics are those of the support set in the adapted network; theirs are
-   running averages over the inner steps, of which the last step makes up nine tenths.
+   running averages over the inner steps.
 2. Fewer outer steps, of several tasks each, at a rate that starts higher and decays along a cosine;
-   half their filters, strides for pooling, and fewer inner steps.
+   half their filters, strides instead of pooling, and fewer inner steps.
 3. grad_t is that of the mean loss; the authors divide it by the number of support items once more.
-4. i_{t-1} and f_{t-1} enter W before the sigmoid, as in their code. The forget gate of the inner
-   LSTM has a bias of 1 at first.
+4. The small LSTM starts from Glorot's weights, its forget gate with a bias of 1. W starts within
+   0.01 of zero, as all of theirs do. i_{t-1} and f_{t-1} enter before their sigmoid, as theirs.
 
 `python chapter01_intro/lstm_meta_learner.py` trains on printed characters, compares with MAML and
 with SGD from the same theta_0 at the best of several rates, and draws the gates.
@@ -103,9 +103,10 @@ class Config:
 
     @classmethod
     def for_dataset(cls, dataset):
-        """The settings for a data set: more outer steps for Omniglot."""
-        steps = 12000 if dataset.startswith("omniglot") else cls().run.steps
-        return cls(run=RunSettings(steps=steps, dataset=dataset))
+        """The settings for a data set: longer training for Omniglot, and more tasks to test on."""
+        if dataset.startswith("omniglot"):
+            return cls(eval_episodes=1000, run=RunSettings(steps=15000, dataset=dataset))
+        return cls(run=RunSettings(steps=cls().run.steps, dataset=dataset))
 
     @classmethod
     def smoke(cls, dataset="glyphs"):
@@ -151,7 +152,7 @@ class LSTMMetaLearner(SupportNormalized, MAML):
         super().__init__(network, 0.0, inner_steps, order, loss, test_steps, **options)
         self.units, self.seed = units, seed
         uniform, dtype = keras.initializers.RandomUniform, network.trainable_variables[0].dtype
-        self.lstm = LSTMCell(units, scale=0.01, seed=seed, dtype=dtype)
+        self.lstm = LSTMCell(units, seed=seed, dtype=dtype)
         self.lstm.build((None, 4))
         # W: a row for each number in [h, theta, the gate before]; its columns belong to f and i.
         self.kernel = self.add_weight(

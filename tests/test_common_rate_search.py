@@ -28,11 +28,11 @@ def config(**changes):
 def test_the_rate_that_learns_is_chosen():
     layers = [keras.layers.Flatten(), keras.layers.Dense(3, kernel_initializer="zeros")]
     network = keras.Sequential([keras.Input((28, 28, 1)), *layers])
-    found = rate_search.best(lambda rate: MAML(network, rate), (1e-9, 0.01, 1e9), config())
+    found = rate_search.best(lambda rate: MAML(network, rate), (1e-9, 0.01), config())
     tried = found["tried"]
-    assert list(tried) == ["1e-09", "0.01", "1000000000.0"]
-    assert found["best"] == float(max(tried, key=lambda rate: tried[rate].mean))
-    assert found["best"] != 1e9  # it forgets one class for the next
+    assert list(tried) == ["1e-09", "0.01"]
+    assert found["best"] == 0.01  # the other leaves the classes as they were: all alike
+    assert tried["0.01"].mean > 0.5
     assert all(estimate.n == 12 for estimate in tried.values())
 
 
