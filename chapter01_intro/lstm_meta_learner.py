@@ -89,7 +89,7 @@ class Config:
     """Rate of MAML's inner steps; it takes one in training."""
     eval_episodes: int = 600
     """Meta-test tasks."""
-    run: RunSettings = RunSettings(steps=2000, dataset="glyphs")
+    run: RunSettings = RunSettings(steps=3000, dataset="glyphs")
 
     def __post_init__(self):
         positive(self, "n_way", "k_shot", "n_query", "filters", "units", "inner_lr", "outer_lr")

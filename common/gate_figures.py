@@ -7,6 +7,7 @@ from common import plots
 import numpy as np
 
 QUARTILES = (25, 75)
+MARKERS = "osD^vPX"
 
 
 def record(learner, episodes, steps):
@@ -63,7 +64,9 @@ def _layers(network):
 
 
 def draw(found):
-    """Both gates against the inner steps: a line for each layer, a band from quartile to quartile.
+    """Both gates against the inner steps: a mark for each layer, a bar from quartile to quartile.
+
+    Layers stand beside one another within a step, or they would hide each other where they agree.
 
     Args:
         found: What `record` returned.
@@ -71,21 +74,23 @@ def draw(found):
     Returns:
         The matplotlib figure.
     """
-    figure, axes = plots.figure(1, 2, size=(4.4, 3.4))
-    markers = "osD^vPX"
+    figure, axes = plots.figure(1, 2, size=(4.6, 3.4))
+    layers = found["layers"]
+    shifts = np.linspace(-0.3, 0.3, len(layers)) if len(layers) > 1 else [0.0]
     for axis, gate, title in zip(axes, ("forget", "input"), ("forget gate f", "input gate i")):
-        for index, layer in enumerate(found["layers"]):
-            steps = np.arange(1, len(found[gate][index]) + 1)
+        for index, (layer, shift) in enumerate(zip(layers, shifts)):
+            mean = np.array(found[gate][index])
+            steps = np.arange(1, len(mean) + 1) + shift
             color = plots.COLORS[index % len(plots.COLORS)]
-            marker = markers[index % len(markers)]
-            axis.plot(
-                steps, found[gate][index], color=color, marker=marker, markersize=5, label=layer
-            )
-            low, high = np.transpose(found[f"{gate}_quartiles"][index])
-            axis.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-        axis.set(xlabel="inner step", title=title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_ylabel("mean over weights and tasks")
+            axis.vlines(
+                steps, *np.transpose(found[f"{gate}_quartiles"][index]), color=color, alpha=0.45,
+                linewidth=4,
+            )  # fmt: skip
+            marker = MARKERS[index % len(MARKERS)]
+            axis.plot(steps, mean, marker, color=color, markersize=5, label=layer)
+        axis.set(xlabel="inner step", title=title, xticks=np.arange(1, len(mean) + 1))
+        axis.grid(visible=False, axis="x")
+    axes[0].set_ylabel("mean, and the middle half of the weights")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
