@@ -105,7 +105,7 @@ class Config:
     def for_dataset(cls, dataset):
         """The settings for a data set: longer training for Omniglot, and more tasks to test on."""
         if dataset.startswith("omniglot"):
-            return cls(eval_episodes=1000, run=RunSettings(steps=15000, dataset=dataset))
+            return cls(eval_episodes=1000, run=RunSettings(steps=12000, dataset=dataset))
         return cls(run=RunSettings(steps=cls().run.steps, dataset=dataset))
 
     @classmethod
