@@ -90,7 +90,7 @@ def draw(found):
             axis.plot(steps, mean, marker, color=color, markersize=5, label=layer)
         axis.set(xlabel="inner step", title=title, xticks=np.arange(1, len(mean) + 1))
         axis.grid(visible=False, axis="x")
-    axes[0].set_ylabel("mean, and the middle half of the weights")
+    axes[0].set_ylabel("mean and middle half")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
