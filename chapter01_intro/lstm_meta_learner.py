@@ -76,7 +76,7 @@ class Config:
     rate_episodes: int = 200
     """Validation tasks on which it is chosen."""
 
-    outer_lr: float = 0.003
+    outer_lr: float = 0.005
     """Rate of the outer steps (Adam)."""
     outer_decay: bool = True
     """Let the outer rate fall to zero along a cosine."""
