@@ -122,6 +122,8 @@ class TaskBatchedNetwork:
             default all. The others then cost what they do in an ordinary network.
     """
 
+    batch_statistics = True  # see `task_batched`
+
     def __init__(self, network, adapted=None):
         self.network = network
         self.adapted = adapted
@@ -170,7 +172,9 @@ class TaskBatchedNetwork:
         def make_twin():
             with tf.init_scope():
                 if key not in self._twins:
-                    self._twins[key] = task_batched(self.network, n_tasks, batch_statistics=True)
+                    self._twins[key] = task_batched(
+                        self.network, n_tasks, batch_statistics=self.batch_statistics
+                    )
 
         if key not in self._twins:
             with tf.init_scope():
