@@ -19,13 +19,14 @@ in one of three families, by what theta is:
 
 - a metric: an embedding in which (1) works. Siamese networks (chapter 2 of the book, folder
   chapter02_siamese), prototypical networks (3), relation and matching networks (4; both in
-  chapter03_protonets); memory-augmented networks (5, chapter04_ntm_mann) compare with what an
-  external memory holds;
+  chapter03_protonets);
 - an initialisation: a theta from which few steps of (3) suffice. MAML, ADML and CAML (6,
   chapter05_maml_adml), Meta-SGD and Reptile (7, chapter06_metasgd_reptile), gradient agreement (8,
   chapter07_gradient_agreement), TAML (9, chapter08_recent);
-- an optimizer: a network in place of the minus alpha times the gradient in (3). This chapter's
-  `learning_to_learn.py` and `lstm_meta_learner.py`.
+- an optimizer: a network that makes the update of (3). This chapter's `learning_to_learn.py` and
+  `lstm_meta_learner.py`.
+
+Memory-augmented networks (5, chapter04_ntm_mann) stand beside them: theta reads S into a memory.
 
 A prototypical network, of the first family, is trained beside for a few hundred steps, to show
 what is to be gained.

@@ -25,9 +25,16 @@ def draw_splits(samplers, n_episodes=EPISODES, n_queries=QUERIES, max_support=5)
     n_way = min(max_support, next(iter(samplers.values())).n_way)
     card = (n_way + n_queries + 0.9) * GAP
     width, row = n_episodes * (card + 0.5), 2.75
-    figure, axis = plots.figure(size=(0.62 * width, 0.62 * row * len(samplers)))
-    axis.set(xlim=(-0.4, width - 0.3), ylim=(row * len(samplers) - 0.35, -0.55), aspect="equal")
+    bottom = row * len(samplers) + 0.25
+    figure, axis = plots.figure(size=(0.62 * width, 0.62 * (bottom + 0.55)))
+    axis.set(xlim=(-0.4, width - 0.3), ylim=(bottom, -0.55), aspect="equal")
     axis.axis("off")
+    kinds = (
+        ("support: with labels, to learn from", plots.BLUE, 0),
+        ("queries: to be labelled, to be judged by", plots.VERMILLION, (n_way + 0.7) * GAP),
+    )
+    for words, color, x in kinds:
+        axis.text(x, bottom - 0.35, words, color=color, fontsize=9)
     for number, (split, sampler) in enumerate(samplers.items()):
         top = number * row
         axis.text(-0.2, top - 0.12, f"meta-{split}", fontweight="bold", fontsize=10)
@@ -45,7 +52,12 @@ def _classes(data):
 
 
 def _draw_card(axis, episode, left, top, n_way, n_queries, width):
-    box = {"boxstyle": "round,pad=0.12", "facecolor": "#F4F4F4", "edgecolor": "#BBBBBB"}
+    box = {
+        "boxstyle": "round,pad=0.12",
+        "facecolor": "#F4F4F4",
+        "edgecolor": "#BBBBBB",
+        "zorder": -1,
+    }
     axis.add_patch(FancyBboxPatch((left - 0.1, top - 0.02), width - 0.1, 1.62, **box))
     for label in range(n_way):
         first = np.flatnonzero(episode.support_y == label)[0]
@@ -54,7 +66,7 @@ def _draw_card(axis, episode, left, top, n_way, n_queries, width):
         axis.text(x + 0.5, top + 1.33, str(label), ha="center", va="center", fontsize=9)
     for column in range(min(n_queries, len(episode.query_y))):
         x = left + (n_way + column + 0.7) * GAP
-        plots.draw_image(axis, episode.query_x[column], x, top, plots.ORANGE, 1.4)
+        plots.draw_image(axis, episode.query_x[column], x, top, plots.VERMILLION, 1.4)
         axis.text(x + 0.5, top + 1.33, "?", ha="center", va="center", fontsize=9)
 
 
@@ -71,18 +83,18 @@ def draw_answers(episode, answers, n_queries=10):
     """
     query_y = np.asarray(episode.query_y)
     shown = _some_of_each(query_y, n_queries)
-    names, left, row = list(answers), 4.3, 1.25
-    height = row * (len(names) + 1) + 0.25
+    names, left, row = list(answers), 4.3, 1.5
+    height = row * (len(names) + 1) + 0.1
     width = left + len(shown) * GAP + 1.6
     figure, axis = plots.figure(size=(0.62 * width, 0.62 * height))
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axis.axis("off")
     axis.text(left - 0.3, 0.5, "query", ha="right", va="center", fontweight="bold")
-    axis.text(width - 0.2, 0.5, "right of all", ha="right", va="center", fontsize=9)
+    axis.text(width - 0.2, 0.5, "right, of all", ha="right", va="center", fontsize=9)
     for column, index in enumerate(shown):
         plots.draw_image(axis, episode.query_x[index], left + column * GAP, 0.02, plots.BLACK, 1.2)
     for number, name in enumerate(names):
-        top, found = (number + 1) * row + 0.2, np.asarray(answers[name])
+        top, found = (number + 1) * row, np.asarray(answers[name])
         axis.text(left - 0.3, top + 0.5, name.replace("_", " "), ha="right", va="center")
         for column, index in enumerate(shown):
             right = found[index] == query_y[index]
@@ -90,7 +102,7 @@ def draw_answers(episode, answers, n_queries=10):
             item = episode.support_x[np.flatnonzero(episode.support_y == found[index])[0]]
             x = left + column * GAP
             plots.draw_image(axis, item, x, top, color, 2.2)
-            axis.text(x + 0.97, top + 0.03, sign, ha="right", va="top", color=color, fontsize=8)
+            axis.text(x + 0.5, top + 1.2, sign, ha="center", va="center", color=color)
         share = f"{100 * np.mean(found == query_y):.0f} %"
         axis.text(width - 0.2, top + 0.5, share, ha="right", va="center")
     return figure
@@ -124,5 +136,5 @@ def draw_by_shots(shots, curves, n_way):
     axis.set(xscale="log", xticks=shots, ylim=(0, 1))
     axis.set_xticklabels([str(k) for k in shots])
     axis.minorticks_off()
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
