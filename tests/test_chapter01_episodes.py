@@ -242,9 +242,11 @@ def test_everything_is_above_guessing_and_figures_are_drawn(stripes_by_name, tmp
     assert {path.name for path in tmp_path.iterdir()} == names
     json.dumps(result.extra["answers"])
 
-    again = episodes.run(config)
-    assert again.metrics == result.metrics
-    assert again.extra == result.extra
+    again = episodes.run(replace(config, shots=(1,)))  # the same seed gives the same numbers
+    assert again.extra["answers"] == result.extra["answers"]
+    assert len(again.metrics) == 4
+    for name, estimate in again.metrics.items():
+        assert estimate == result.metrics[name]
 
 
 def test_support_sets_are_what_they_learn_from(stripes_by_name):
