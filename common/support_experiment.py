@@ -35,8 +35,13 @@ def samplers(config, k_shot=None):
         raise UserError(
             f"expected a data set with classes, found {settings.dataset}; choose another --dataset"
         )
-    shape = (config.n_way, k_shot or config.k_shot, config.n_query)
-    return {split: EpisodeSampler(each, *shape, seed=settings.seed) for split, each in data.items()}
+
+    def sampler(data, k_shot):
+        return EpisodeSampler(data, config.n_way, k_shot, config.n_query, seed=settings.seed)
+
+    for each in data.values():
+        sampler(each, max(config.k_shot, *config.shots))  # too few items come out before training
+    return {split: sampler(each, k_shot or config.k_shot) for split, each in data.items()}
 
 
 def answers_of(learner):
@@ -93,7 +98,7 @@ def measure(learners, config, progress=False):
         queries of meta-test episode 0 at `config.k_shot`, by learner.
     """
     shots = sorted({config.k_shot, *config.shots})
-    every = {k: samplers(config, k) for k in shots}  # first, so that what is wrong comes out early
+    every = {k: samplers(config, k) for k in shots}
     extra = {"shots": shots, "curves": {}, "chosen": {}, "tried": {}, "answers": {}}
     metrics = {}
     for name, candidates in learners.items():

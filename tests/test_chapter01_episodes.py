@@ -304,7 +304,7 @@ def test_bad_input_ends_in_one_line(flags, words, tmp_path, capsys, request):
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-    assert not list(tmp_path.rglob("*"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_settings_of_a_data_set():
