@@ -1,103 +1,112 @@
 """Neural Turing machine: a network that reads and writes an external memory by soft attention.
 
-Alex Graves, Greg Wayne, Ivo Danihelka (2014), arXiv:1410.5401.
+Alex Graves, Greg Wayne, Ivo Danihelka (2014), arXiv:1410.5401. A head looks at the N rows M(i) of
+the memory with weights w(i) that sum to 1. At each time step the controller, a network, says for
+each head a key k, its strength beta, a gate g, shares s of shifts, and gamma; then
+
+    w_c(i) = softmax_i(beta K[k, M(i)])                 content: K is the cosine        (5), (6)
+    w_g    = g w_c + (1 - g) w_{t-1}                    or stay where the head was      (7)
+    w~(i)  = sum_j w_g(j) s(i - j)                      and move, around the end        (8)
+    w(i)   = w~(i)^gamma / sum_j w~(j)^gamma            sharpened                       (9)
+    M(i)  <- M(i) [1 - w(i) e] + w(i) a                 a write head erases and adds    (3), (4)
+    r      = sum_i w(i) M(i)                            a read head reads               (2)
+
+Differences from the paper, and what it leaves open:
+
+1. All heads are addressed by the memory M_{t-1}. Then the write heads write, and the read heads
+   read the new memory.
+2. w_0 is learned, as a softmax; at first all heads are at row 0. What was read before the first
+   step is learned, the LSTM starts from zeros, and the memory is as `--memory` says.
+3. Keys and adds go through tanh.
+4. Adam instead of RMSProp, and DIFFBATCH.
+
+`python chapter04_ntm_mann/ntm.py` learns to copy; `--dataset repeat-copy` and `--dataset recall`
+are the paper's other tasks; `--memory constant learned random --n-seeds 3` compares first memories.
 """
 
+from dataclasses import dataclass, replace
+from functools import partial
+
+from chapter04_ntm_mann.addressing import address, read, write
+from common import command, sequence_experiment, training
+from common.algorithmic_tasks import TASKS, new_task
 from common.errors import UserError
+from common.sequence_learner import SequenceLearner
+from common.settings import RunSettings, at_least, non_negative, one_of, positive
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-# Addressing. `memory` is (batch, N, M): N rows of width M. `weightings` are (batch, heads, N).
+CONTROLLERS, MEMORIES = ("lstm", "feedforward"), ("constant", "learned", "random")
 
 
-def cosine_similarity(memory, keys):
-    """K[k, M(i)], equation 6: the cosine of the angle between key and row.
+@dataclass(frozen=True)
+class Config:
+    """Settings of the script; the defaults are those of the copy task."""
 
-    A row or key shorter than 0.001 counts as shorter still: its cosine goes to 0 with its length,
-    where the equation has 0 / 0, and the gradient stays finite.
+    rows: int = 128
+    """N, rows of the memory."""
+    width: int = 20
+    """M, numbers in a row."""
+    read_heads: int = 1
+    """Heads that read."""
+    write_heads: int = 1
+    """Heads that write."""
+    controller: str = "lstm"
+    """lstm or feedforward."""
+    units: int = 100
+    """Units of the controller."""
+    reach: int = 1
+    """The farthest that a head may move in a step."""
+    memory: tuple[str, ...] = ("constant",)
+    """What a sequence finds in the memory: constant, learned or random; several are compared."""
+    n_seeds: int = 1
+    """Trainings of each machine, with weights and sequences of their own."""
 
-    Args:
-        memory: `(batch, N, M)`.
-        keys: `(batch, heads, M)`.
+    outer_lr: float = 0.001
+    """Rate of the optimizer (Adam)."""
+    meta_batch_size: int = 16
+    """Sequences in a step."""
 
-    Returns:
-        `(batch, heads, N)`, from -1 to 1.
-    """
-    rows, keys = (tf.math.l2_normalize(part, -1, epsilon=1e-6) for part in (memory, keys))
-    return tf.matmul(keys, rows, transpose_b=True)
+    lstm_layers: int = 3
+    """Layers of the baseline."""
+    lstm_units: int = 256
+    """Units of each of them."""
+    baseline_steps: int = 1500
+    """Training steps of the baseline; 0 leaves it out."""
+    eval_sequences: int = 200
+    """Sequences of each test."""
+    run: RunSettings = RunSettings(steps=5000, dataset="copy", jit=True)
 
+    def __post_init__(self):
+        new_task(self.run.dataset)
+        positive(self, "rows", "width", "read_heads", "write_heads", "units", "n_seeds")
+        positive(self, "outer_lr", "meta_batch_size", "lstm_layers", "lstm_units")
+        non_negative(self, "reach", "baseline_steps")
+        at_least(2, self, "eval_sequences")
+        one_of(self, "controller", CONTROLLERS)
+        kinds, known = {*self.memory}, ", ".join(MEMORIES)
+        if not kinds or kinds - {*MEMORIES} or len(kinds) < len(self.memory):
+            raise UserError(f"--memory must be different ones of {known}; got {self.memory}")
+        if 2 * self.reach >= self.rows:
+            most = (self.rows - 1) // 2
+            raise UserError(f"--reach must be at most {most} with these rows, got {self.reach}")
+        if self.run.mixed_precision:
+            raise UserError("--mixed-precision has too few bits to sharpen with; leave it out")
 
-def content_weightings(memory, keys, strengths):
-    """w_c, equation 5: a softmax of the similarities, sharper the greater the strength beta.
+    @classmethod
+    def for_dataset(cls, dataset):
+        """The settings for a task; recall needs more steps."""
+        return cls(run=replace(cls().run, dataset=dataset))
 
-    Args:
-        memory: `(batch, N, M)`.
-        keys: k, `(batch, heads, M)`.
-        strengths: beta, `(batch, heads)`, not negative.
-
-    Returns:
-        `(batch, heads, N)`; rows sum to 1.
-    """
-    return tf.nn.softmax(strengths[..., None] * cosine_similarity(memory, keys))
-
-
-def interpolate(content, previous, gates):
-    """w_g = g w_c + (1 - g) w_{t-1}, equation 7; `gates` g are `(batch, heads)` in 0..1."""
-    return gates[..., None] * content + (1 - gates[..., None]) * previous
-
-
-def shift(weightings, shifts):
-    """w~(i) = sum_j w_g(j) s(i - j), equation 8, around the end: a circular convolution.
-
-    Args:
-        weightings: `(batch, heads, N)`.
-        shifts: s, `(batch, heads, 2 r + 1)`: the shares of the shifts -r, ..., 0, ..., r.
-
-    Returns:
-        `(batch, heads, N)`.
-    """
-    reach = shifts.shape[-1] // 2
-    moved = [tf.roll(weightings, offset, axis=-1) for offset in range(-reach, reach + 1)]
-    return sum(shifts[..., k, None] * one for k, one in enumerate(moved))
-
-
-def sharpen(weightings, gammas):
-    """w(i) = w~(i)^gamma / sum_j w~(j)^gamma, equation 9.
-
-    Computed as a softmax of gamma ln w~: neither a sum of powers that are all 0 in float32 nor
-    the gradient of 0^gamma can then give NaN.
-
-    Args:
-        weightings: `(batch, heads, N)`, not negative.
-        gammas: gamma, `(batch, heads)`, at least 1.
-
-    Returns:
-        `(batch, heads, N)`; rows sum to 1.
-    """
-    return tf.nn.softmax(gammas[..., None] * tf.math.log(tf.maximum(weightings, 1e-30)))
-
-
-def write(memory, weightings, erase, add):
-    """M(i) = M~(i) + w(i) a, equation 4, after M~(i) = M(i) [1 - w(i) e], equation 3.
-
-    Args:
-        memory: `(batch, N, M)`.
-        weightings: Of the write heads, `(batch, heads, N)`.
-        erase: e, `(batch, heads, M)` in 0..1.
-        add: a, `(batch, heads, M)`.
-
-    Returns:
-        The memory after all heads have erased, and then all have added; `(batch, N, M)`.
-    """
-    for head in range(weightings.shape[1]):
-        memory *= 1 - weightings[:, head, :, None] * erase[:, head, None, :]
-    return memory + tf.matmul(weightings, add, transpose_a=True)
-
-
-def read(memory, weightings):
-    """r = sum_i w(i) M(i), equation 2: `(batch, heads, M)`."""
-    return tf.matmul(weightings, memory)
+    @classmethod
+    def smoke(cls, dataset="copy"):
+        """The whole script in seconds."""
+        dataset = dataset if dataset in TASKS else "copy"
+        tried = RunSettings(steps=4, dataset=dataset, smoke=True)
+        small = {"rows": 16, "width": 4, "units": 8, "meta_batch_size": 4, "eval_sequences": 4}
+        return cls(lstm_layers=1, lstm_units=8, baseline_steps=4, run=tried, **small)
 
 
 @keras.saving.register_keras_serializable("meta_learning")
@@ -137,8 +146,8 @@ class NTMCell(keras.layers.Layer):
         if not 0 <= 2 * reach < rows:
             raise UserError(f"reach must be from 0 to {(rows - 1) // 2} ({rows=}); got {reach}.")
         for name, value, known in (
-            ("controller", controller, ("lstm", "feedforward")),
-            ("memory", memory, ("constant", "learned", "random")),
+            ("controller", controller, CONTROLLERS),
+            ("memory", memory, MEMORIES),
         ):
             if value not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
@@ -176,8 +185,8 @@ class NTMCell(keras.layers.Layer):
             else keras.initializers.RandomUniform(-spread, spread, seed=seed + 3),
         )  # fmt: skip
         self.first_logits = self.add_weight(
-            name="weightings", shape=(heads, self.rows),
-            initializer=keras.initializers.RandomNormal(stddev=1.0, seed=seed + 4),
+            name="weightings", shape=(heads, self.rows),  # at first all heads are at row 0
+            initializer=keras.initializers.Constant(10 * np.eye(1, self.rows)),
         )  # fmt: skip
         self.first_read = self.add_weight(
             name="read", shape=(self.read_heads, self.width),
@@ -189,7 +198,7 @@ class NTMCell(keras.layers.Layer):
         """What every sequence begins with: learned biases."""
         first = [self.first_memory, tf.nn.softmax(self.first_logits), self.first_read]
         states = [tf.tile(tf.convert_to_tensor(one)[None], [batch_size, 1, 1]) for one in first]
-        return states + [tf.zeros((batch_size, n)) for n in self.state_size[3:]]
+        return states + [tf.zeros([batch_size, n]) for n in self.state_size[3:]]
 
     def call(self, x, states):
         """`(output, new states)` of one time step with inputs x `(batch, inputs)`."""
@@ -225,12 +234,60 @@ class NTMCell(keras.layers.Layer):
         return {**super().get_config(), **self.settings}
 
 
-def address(memory, previous, keys, strengths, gates, shifts, gammas):
-    """Where the heads look: equations 5 to 9 one after the other; `(batch, heads, N)`."""
-    content = content_weightings(memory, keys, strengths)  # (5), (6)
-    return sharpen(shift(interpolate(content, previous, gates), shifts), gammas)  # (7) to (9)
-
-
 def flat(parts):
     """`(batch, n, m)` as `(batch, n * m)`."""
     return tf.reshape(parts, [-1, parts.shape[1] * parts.shape[2]])
+
+
+def run(config, directory=None, progress=False):
+    """Trains neural Turing machines and an LSTM on one task, and tests them on harder ones too.
+
+    Returns:
+        A `Result` with bits per sequence and shares of wrong bits.
+    """
+    task = new_task(config.run.dataset)
+    groups, learners = {}, {}
+    for memory in config.memory:
+        label = "NTM" if len(config.memory) == 1 else f"NTM_{memory}"
+        for seed in range(config.run.seed, config.run.seed + config.n_seeds):
+            training.prepare(replace(config.run, seed=seed))
+            name = label if config.n_seeds == 1 else f"{label}_{seed}"
+            learners[name] = (seed, config.run.steps, new_learner(config, task, memory, seed))
+            groups.setdefault(label, []).append(name)
+    if config.baseline_steps:
+        training.prepare(config.run)
+        lstm = sequence_experiment.new_lstm(config, task)
+        learners["LSTM"] = (config.run.seed, config.baseline_steps, lstm)
+        groups["LSTM"] = ["LSTM"]
+    optimizer = partial(new_optimizer, config)
+    history = sequence_experiment.train(learners, config, optimizer, directory, progress)
+    learners = {name: learner for name, (_, _, learner) in learners.items()}
+    return sequence_experiment.measure(groups, learners, config, history)
+
+
+def new_learner(config, task, memory="constant", seed=0):
+    """An untrained machine for a task, its weights decided by the seed."""
+    cell = NTMCell(
+        config.rows, config.width, read_heads=config.read_heads, write_heads=config.write_heads,
+        controller=config.controller, units=config.units, reach=config.reach, memory=memory,
+        seed=seed,
+    )  # fmt: skip
+    inputs = keras.Input((None, task.inputs))
+    said = keras.layers.RNN(cell, return_sequences=True)(inputs)
+    kernel = keras.initializers.GlorotUniform(seed=seed)
+    logits = keras.layers.Dense(task.outputs, kernel_initializer=kernel)(said)
+    return SequenceLearner(keras.Model(inputs, logits, name="ntm"))
+
+
+def new_optimizer(config):
+    """Adam, with gradients clipped to a norm of 10."""
+    return keras.optimizers.Adam(config.outer_lr, global_clipnorm=10.0)
+
+
+def main():
+    """The command line: see `--help`."""
+    command.main(Config, run, sequence_experiment.draw)
+
+
+if __name__ == "__main__":
+    main()
