@@ -31,7 +31,8 @@ handwritten ones, `--strings --n-way 15` with labels of five letters.
 
 from dataclasses import dataclass, replace
 
-from chapter04_ntm_mann.ntm import NTMCell, cosine_similarity, flat, read
+from chapter04_ntm_mann.addressing import cosine_similarity, read
+from chapter04_ntm_mann.ntm import NTMCell, flat
 from common import command, experiment, instance_experiment, training
 from common.errors import UserError
 from common.settings import RunSettings, at_least, fraction, positive
