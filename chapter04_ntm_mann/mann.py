@@ -53,6 +53,8 @@ class Config:
     """Labels are strings of five letters out of five, and not numbers of classes."""
     rotations: bool = True
     """Count each 90-degree rotation of a class of images as a class of its own."""
+    jitter: bool = True
+    """Turn and shift every image a little, at random."""
     image_size: int = 20
     """Height and width that images are brought to."""
 

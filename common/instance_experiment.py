@@ -18,7 +18,8 @@ SHOWN = (1, 2, 3, 4, 5, 10)  # instances that are told in numbers
 def samplers(config):
     """The sequences for meta-training and those for meta-test, of disjoint classes."""
     settings = config.run
-    options = {"strings": config.strings, "rotations": config.rotations, "size": config.image_size}
+    options = {"strings": config.strings, "rotations": config.rotations, "jitter": config.jitter}
+    options["size"] = config.image_size
     return [
         memory_episodes.sampler(
             load(settings.dataset, split, settings.data_dir),
