@@ -6,7 +6,8 @@ from common.memory_episodes import instance_numbers
 import numpy as np
 
 STYLES = {"MANN": "after", "LSTM": "baseline", "NTM": "random"}
-COLUMNS = 10
+COLUMNS = 10  # of images
+MOST_LABELS = 25  # that an axis has room for
 
 
 def draw_instances(curves, ceiling=None):
@@ -98,5 +99,9 @@ def draw_memory(states, labels):
         figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02)
         axis.set(xlabel="step", title=title)
         axis.grid(False)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        if len(values) <= MOST_LABELS:
+            axis.set_xticks(np.arange(len(values)) + 1, [text_of(label) for label in labels])
+            axis.set_xlabel("label of the image at each step")
     axes[0].set_ylabel("row of the memory")
     return figure

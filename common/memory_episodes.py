@@ -75,21 +75,26 @@ class SequenceTasks:
     def _placed(self, seed, images):
         """The images at their final size, each turned and shifted by its own random amount."""
         n_tasks, steps, side, _, channels = images.shape
-        noise = tf.random.stateless_uniform((3, n_tasks * steps), seed, -1, 1, alg="philox")
-        noise *= float(self.jitter)
+        images = tf.reshape(images, (-1, side, side, channels))
+        images = tf.image.resize(images, (self.size, self.size), "area")
+        if self.jitter:
+            images = self._jittered(seed, images)
+        return tf.reshape(images, (n_tasks, steps, self.size, self.size, channels))
+
+    def _jittered(self, seed, images):
+        """Each image turned about the middle, then shifted: pixels are looked up the way back."""
+        noise = tf.random.stateless_uniform((3, images.shape[0]), seed, -1, 1, alg="philox")
         angle, shift = JITTER["angle"] * noise[0], JITTER["shift"] * self.size * noise[1:]
-        cos, sin = (side / self.size * turn for turn in (tf.cos(angle), tf.sin(angle)))
-        # A pixel of the result is shifted back, turned about the middle, and looked up.
-        old, new = (side - 1) / 2, (self.size - 1) / 2 + shift
-        from_x, from_y = old - cos * new[0] + sin * new[1], old - sin * new[0] - cos * new[1]
-        zero = tf.zeros_like(cos)
-        rows = (cos, -sin, from_x, sin, cos, from_y, zero, zero)
-        placed = tf.raw_ops.ImageProjectiveTransformV3(
-            images=tf.reshape(images, (-1, side, side, channels)), transforms=tf.stack(rows, 1),
-            output_shape=(self.size, self.size), fill_value=0.0, interpolation="BILINEAR",
+        cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
+        middle = (self.size - 1) / 2
+        x, y = tf.unstack(middle + shift)
+        from_x, from_y = middle - cos * x + sin * y, middle - sin * x - cos * y
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack((cos, -sin, from_x, sin, cos, from_y, zero, zero), axis=1),
+            output_shape=images.shape[1:3], fill_value=0.0, interpolation="BILINEAR",
             fill_mode="CONSTANT",
         )  # fmt: skip
-        return tf.reshape(placed, (n_tasks, steps, self.size, self.size, channels))
 
     def _strings(self, seed, n_tasks):
         """A string for each class, no two alike, `(n_tasks, n_way, 5)`."""

@@ -19,7 +19,7 @@ TINY = {"units": 12, "slots": 7, "width": 5, "reads": 2}
 
 
 def digits(n_classes=8, n_items=6, size=8, seed=0):
-    """Images of random noise around a pattern of each class."""
+    """Images of a random pattern for each class, with a little noise."""
     random = np.random.default_rng(seed)
     patterns = random.integers(0, 200, (n_classes, 1, size, size))
     drawings = patterns + random.integers(0, 56, (n_classes, n_items, size, size))
@@ -361,22 +361,25 @@ def test_settings_for_data_sets():
 # It learns.
 
 
-def test_a_class_is_remembered_after_one_look():
-    config = Config(
-        n_way=3, instances=5, rotations=False, image_size=10, units=40, slots=20, width=12, reads=1,
-        outer_lr=0.005, eval_episodes=200, run=RunSettings(steps=600, dataset="glyphs"),
-    )  # fmt: skip
+def test_classes_are_remembered():
+    # Two classes of an episode are told apart easily; what has to be learned is to bind a label.
+    settings = RunSettings(steps=500, dataset="glyphs")
+    config = Config(n_way=2, instances=3, image_size=6, units=32, slots=8, width=8, reads=1,
+                    outer_lr=0.01, run=settings)  # fmt: skip
     training.prepare(config.run)
-    sampler, test_sampler = instance_experiment.samplers(config)
+    options = {"rotations": False, "size": 6, "jitter": False}
+    data = digits(n_classes=60, seed=1), digits(n_classes=40, seed=2)
+    sampler, test_sampler = (memory_episodes.sampler(d, 2, 3, **options) for d in data)
     learner = mann.new_learner(config, sampler)
+    untrained = instance_experiment.instance_accuracies(learner, test_sampler.fixed(400, 400))
     history = experiment.train({"MANN": learner}, sampler, config)
-    found = instance_experiment.measure({"MANN": learner}, test_sampler, config, history).metrics
-    first, second, last = (found[f"MANN_accuracy_instance_{k}"] for k in (1, 2, 5))
-    print(first, second, last)
-    # Nobody can know the first instance's label but by exclusion.
-    assert first.mean < instance_experiment.first_instance_ceiling(3) + first.ci95
-    assert second.mean > 0.55
-    assert last.mean > 0.6
+    found = instance_experiment.instance_accuracies(learner, test_sampler.fixed(400, 400))
+    first, second, third = found.mean(axis=0)
+    interval = 1.96 * found[:, 0].std() / 400**0.5
+    assert first < instance_experiment.first_instance_ceiling(2) + interval  # no label leaks
+    assert min(second, third) > 0.8
+    assert untrained.mean() < 0.6
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
 
 
 def test_script_trains_all_three_and_draws(tmp_path):
