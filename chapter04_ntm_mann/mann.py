@@ -9,7 +9,7 @@ its label is shown. An LSTM with state h makes, for each of n heads, a key k and
     K(k, M(i)) = cosine of k and row i of the memory               equation 17
     w_r = softmax(K),  r = sum_i w_r(i) M(i)                       equation 18, read
     w_u = gamma w_u' + w_r + w_w                                   equation 20, usage
-    w_lu(i) = 1 for the n rows of least usage, else 0              equation 21, no gradient
+    w_lu(i) = 1 for the n rows of least usage, else 0              a rule without gradient
     w_w = sigmoid(alpha) w_r' + (1 - sigmoid(alpha)) w_lu'         equation 22, write
     M(i) = M'(i) + w_w(i) k,  rows with w_lu'(i) = 1 zeroed first  equation 23
 
@@ -21,9 +21,9 @@ Differences from the paper, and what we chose where it leaves room:
    than e^2 times the weight of another, and of 128 rows none stands out.
 2. The read comes before the write of the same step: after it, a key would find itself. All n
    least-used rows are zeroed. Reads are an input of the next step's LSTM; keys pass a tanh.
-3. A turned image is of a class of its own (`--no-rotations`: none are turned). Images are turned by
-   up to pi/16 and shifted by up to 10 of Omniglot's 105 pixels, each by itself.
-4. Adam at a higher rate, gradients cut to a norm, far fewer episodes than the paper's 100,000.
+3. A turned class is a class of its own, which may meet the unturned one in an episode. As in the
+   paper, every image is then turned by up to pi/16 and shifted by up to 10 of 105 pixels.
+4. Adam, its rate falling along a cosine, and gradients cut to a norm.
 
 `python chapter04_ntm_mann/mann.py` trains on printed characters; `--dataset omniglot-random` on
 handwritten ones, `--strings --n-way 15` with labels of five letters.
@@ -171,7 +171,7 @@ class MANNCell(keras.layers.Layer):
 
 
 def least_used(usage, n):
-    """w_lu, equation 21: 1 at the n rows of least usage, exactly n, among equals the first ones.
+    """w_lu: 1 at the n rows of least usage, exactly n, among equals the first ones.
 
     Args:
         usage: w_u, `(batch, slots)`.
