@@ -132,7 +132,7 @@ def test_nothing_moves_without_content_shift_and_sharpening():
 
 def test_a_huge_strength_picks_the_nearest_row():
     memory, _, keys, *_ = parameters()
-    found = addressing.content_weightings(memory, keys, tf.fill((3, 2), 1e4)).numpy()
+    found = addressing.content_weightings(memory, keys, tf.fill((3, 2), 1e5)).numpy()
     length = np.linalg.norm(memory, axis=-1)[:, None] * np.linalg.norm(keys, axis=-1)[..., None]
     cosines = np.einsum("bhm,bnm->bhn", keys, memory) / length
     close(addressing.cosine_similarity(memory, keys), cosines)
