@@ -227,6 +227,14 @@ def step_in_numpy(cell, x, memory, w, r, h=None, c=None):
     return np.concatenate([h, r.ravel()]), [memory, new_w, r] + ([] if c is None else [h, c])
 
 
+def shaped(cell, states, i):
+    """The states of sequence i: memory, weightings, what was read, and the controller's."""
+    memory, weightings = cell.unpacked(states)
+    _, _, reads, *hidden = states
+    reads = tf.reshape(reads, [-1, cell.read_heads, cell.width])
+    return [part[i].numpy() for part in (memory, weightings, reads, *hidden)]
+
+
 @pytest.mark.parametrize("reach", [1, 2])
 @pytest.mark.parametrize("controller", ["lstm", "feedforward"])
 def test_a_step_equals_its_transcription(controller, reach):
@@ -238,14 +246,14 @@ def test_a_step_equals_its_transcription(controller, reach):
     cell.heads.kernel.assign(3 * random(0).normal(size=cell.heads.kernel.shape))
     x = random(1).normal(size=(3, 2, 4)).astype(np.float32)
     states = cell.get_initial_state(2)
-    expected = [[part[i].numpy().astype(np.float64) for part in states] for i in range(2)]
+    expected = [[part.astype(np.float64) for part in shaped(cell, states, i)] for i in range(2)]
     for inputs in x:
         output, states = cell(inputs, states)
         for i in range(2):
             said, expected[i] = step_in_numpy(cell, inputs[i], *expected[i])
             close(output[i], said, rtol=1e-3, atol=1e-4)
-            for found, wanted in zip(states, expected[i]):
-                close(found[i], wanted, rtol=1e-3, atol=1e-4)
+            for found, wanted in zip(shaped(cell, states, i), expected[i]):
+                close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def small_network(**options):
@@ -275,6 +283,21 @@ def test_a_sequence_does_not_see_the_others_nor_what_comes_later():
     found = network(x)
     close(network(x[1:2]), found[1:2])
     close(network(x[:, :4]), found[:, :4])
+
+
+def test_an_rnn_returns_and_takes_its_states():
+    cell = NTMCell(8, 3, units=5)
+    inputs = keras.Input((None, 4))
+    layer = keras.layers.RNN(cell, return_sequences=True, return_state=True)
+    network = keras.Model(inputs, layer(inputs))
+    x = tf.constant(random(0).integers(0, 2, (3, 6, 4)), tf.float32)
+    whole, *states = network(x)
+    assert [tuple(state.shape) for state in states] == [(3, n) for n in cell.state_size]
+    first, *half = network(x[:, :2])
+    rest, *again = layer(x[:, 2:], initial_state=half)
+    close(tf.concat([first, rest], axis=1), whole)
+    for a, b in zip(again, states):
+        close(a, b)
 
 
 def test_the_size_is_near_the_papers():
@@ -307,8 +330,8 @@ def test_a_machine_is_saved_and_loaded_whole(tmp_path):
         ({"rows": 0}, "rows must be at least 1; got 0"),
         ({"write_heads": 0}, "write_heads must be at least 1"),
         ({"reach": 4}, "reach must be from 0 to 3"),
-        ({"controller": "gru"}, "controller must be one of lstm, feedforward; got 'gru'"),
-        ({"memory": "empty"}, "memory must be one of constant, learned, random; got 'empty'"),
+        ({"controller": "gru"}, "controller must be lstm or feedforward; got 'gru'"),
+        ({"memory": "empty"}, "memory must be constant or learned or random; got 'empty'"),
     ],
 )
 def test_impossible_machines_are_refused(options, words):
