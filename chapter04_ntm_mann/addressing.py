@@ -4,6 +4,8 @@ Graves et al. (2014), arXiv:1410.5401, section 3. `memory` is `(batch, N, M)`: N
 weightings are `(batch, heads, N)`, and each sums to 1.
 """
 
+import common  # noqa: F401 - before TensorFlow, which it readies
+
 import tensorflow as tf
 
 

@@ -82,28 +82,43 @@ class AssociativeRecallTask:
         return Sequences(tf.concat([shown, *flags], -1), targets, tf.cast(asked, tf.float32))
 
 
-TASKS = {"copy": CopyTask, "repeat-copy": RepeatCopyTask, "recall": AssociativeRecallTask}
+TASKS = {"copy": 20, "repeat-copy": 10, "recall": 6}  # with the paper's longest
 
 
-def new_task(name: str) -> CopyTask | RepeatCopyTask | AssociativeRecallTask:
-    """The task as it is trained on: copy, repeat-copy or recall.
+def new_task(
+    name: str, longest: int | None = None
+) -> CopyTask | RepeatCopyTask | AssociativeRecallTask:
+    """The task as it is trained on.
+
+    Args:
+        name: copy, repeat-copy or recall.
+        longest: The greatest length, or number of items to recall from; by default the paper's.
 
     Raises:
-        UserError: There is no such task.
+        UserError: There is no such task, or its longest is too short.
     """
     if name not in TASKS:
         raise UserError(f"--dataset must be {' or '.join(TASKS)}; got {name!r}")
-    return TASKS[name]()
-
-
-def harder(name: str) -> dict[str, CopyTask | RepeatCopyTask | AssociativeRecallTask]:
-    """Tests at the end of the training's range and beyond it, by what is greater than there."""
+    longest = TASKS[name] if longest is None else longest
     if name == "copy":
-        return {f"length_{n}": CopyTask(n, n) for n in (20, 40, 80, 120)}
+        return CopyTask(longest=longest)
     if name == "repeat-copy":
-        ranges = {"length_10": (10, 10), "repeats_20": (10, 20), "length_20": (20, 10)}
-        return {what: RepeatCopyTask(n, n, m, m) for what, (n, m) in ranges.items()}
-    return {f"items_{n}": AssociativeRecallTask(n, n) for n in (6, 8, 12, 15)}
+        return RepeatCopyTask(longest=longest)
+    return AssociativeRecallTask(most=longest)
+
+
+def harder(
+    name: str, longest: int | None = None
+) -> dict[str, CopyTask | RepeatCopyTask | AssociativeRecallTask]:
+    """Tests at the end of the training's range and beyond it, by what is greater than there."""
+    n = TASKS[name] if longest is None else longest
+    if name == "copy":
+        return {f"length_{m}": CopyTask(m, m) for m in (n, 2 * n, 4 * n, 6 * n)}
+    if name == "repeat-copy":
+        sizes = {f"length_{n}": (n, 10), "repeats_20": (n, 20), f"length_{2 * n}": (2 * n, 10)}
+        return {what: RepeatCopyTask(m, m, k, k) for what, (m, k) in sizes.items()}
+    numbers = (n, 4 * n // 3, 2 * n, 5 * n // 2)  # 6, 8, 12 and 15 in the paper's range
+    return {f"items_{m}": AssociativeRecallTask(m, m) for m in numbers}
 
 
 def sampler(task, seed: int = 0) -> EpisodeSampler:

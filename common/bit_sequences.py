@@ -30,12 +30,12 @@ def split_seed(seed, n):
 
 def uniform(seed, shape):
     """Random numbers in [0, 1)."""
-    return tf.random.statelessuniform(shape, seed, alg="philox")
+    return tf.random.stateless_uniform(shape, seed, alg="philox")
 
 
 def whole_numbers(seed, shape, low, high):
     """Random int32 numbers from `low` to `high`, both included."""
-    return tf.random.statelessuniform(shape, seed, low, high + 1, tf.int32, alg="philox")
+    return tf.random.stateless_uniform(shape, seed, low, high + 1, tf.int32, alg="philox")
 
 
 def random_bits(seed, shape):

@@ -24,7 +24,8 @@ def trace(network, inputs):
     found = {name: [] for name in ("outputs", "write", "read", "adds", "reads")}
     for x in tf.convert_to_tensor(inputs):
         output, states = cell(x[None], states)
-        _, weightings, reads, *_ = states
+        _, weightings = cell.unpacked(states)
+        reads = tf.reshape(states[2], [1, cell.read_heads, cell.width])
         adds = cell.head_parameters(output[:, : cell.units])[-1]
         now = {
             "outputs": tf.sigmoid(dense(output)),

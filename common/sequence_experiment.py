@@ -39,7 +39,7 @@ def train(learners, config, optimizer, directory=None, progress=False):
     Returns:
         `{"<name>_step": [...], "<name>_loss": [...], "<name>_wrong_bits": [...]}`.
     """
-    curves, task = {}, new_task(config.run.dataset)
+    curves, task = {}, new_task(config.run.dataset, config.longest)
     for name, (seed, steps, learner) in learners.items():
         if progress and len(learners) > 1:
             print(f"training {name}: {steps} steps", flush=True)
@@ -67,7 +67,8 @@ def measure(groups, learners, config, history):
         is the best by it, `NTM_bits_per_sequence_of_seed_1`, and `NTM_bit_error_at_length_40`,
         the share of wrong bits of that best one.
     """
-    tests = {"": new_task(config.run.dataset), **harder(config.run.dataset)}
+    chosen = config.run.dataset, config.longest
+    tests = {"": new_task(*chosen), **harder(*chosen)}
     batches = {
         what: sampler(task, config.run.seed).fixed(config.eval_sequences, BATCH)
         for what, task in tests.items()
@@ -133,9 +134,9 @@ def draw_learning(result, config):
     roles = {name: "baseline" if name == "LSTM" else None for name in names}
     if len(names) <= 2:
         roles = {name: role or "after" for name, role in roles.items()}
-    task = new_task(config.run.dataset)
-    _, _, asked = task.sample((0, 0), 1000)
-    nothing = float(np.sum(asked)) / 1000 * task.outputs
+    task = new_task(config.run.dataset, config.longest)
+    _, _, mask = task.sample((0, 0), 1000)
+    nothing = float(np.sum(mask)) / 1000 * task.outputs
     return memory_figures.draw_learning(result.history, roles, config.meta_batch_size, nothing)
 
 

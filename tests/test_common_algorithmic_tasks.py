@@ -82,6 +82,13 @@ def test_shapes_are_as_the_task_says(name):
         assert mask.sum(axis=1).min() > 0
 
 
+def test_harder_tests_are_the_papers():
+    assert list(harder("copy")) == ["length_20", "length_40", "length_80", "length_120"]
+    assert list(harder("repeat-copy")) == ["length_10", "repeats_20", "length_20"]
+    assert list(harder("recall")) == ["items_6", "items_8", "items_12", "items_15"]
+    assert harder("copy", 5)["length_30"] == CopyTask(30, 30)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seed_decides_the_sequences(name):
     task = new_task(name)

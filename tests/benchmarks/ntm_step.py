@@ -35,10 +35,10 @@ def sequences():
     return Sequences(*(part.numpy() for part in task.sample((0, 0), BATCH)))
 
 
-def network(**options):
+def network():
     cell = ntm.NTMCell(ROWS, WIDTH, units=UNITS)
     inputs = keras.Input((2 * LENGTH + 1, 9))
-    hidden = keras.layers.RNN(cell, return_sequences=True, **options)(inputs)
+    hidden = keras.layers.RNN(cell, return_sequences=True)(inputs)
     return keras.Model(inputs, keras.layers.Dense(8)(hidden))
 
 
@@ -49,11 +49,6 @@ def network(**options):
 def ours(batch):
     """As the script trains."""
     return _train_step(network(), batch, jit=True)
-
-
-def ours_unrolled(batch):
-    """With every time step in the graph, compiled by XLA."""
-    return _train_step(network(unroll=True), batch, jit=True)
 
 
 def ours_plain(batch):
@@ -119,7 +114,6 @@ def torch_loop(batch):
 
 CONTESTANTS = {
     "ours": ours,
-    "ours, unrolled": ours_unrolled,
     "ours, without XLA": ours_plain,
     "torch, eager": torch_loop,
 }
