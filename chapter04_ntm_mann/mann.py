@@ -97,7 +97,7 @@ class Config:
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set."""
-        steps = 30000 if dataset.startswith("omniglot") else cls().run.steps
+        steps = 40000 if dataset.startswith("omniglot") else cls().run.steps
         return cls(run=RunSettings(steps=steps, dataset=dataset, jit=True))
 
     @classmethod

@@ -79,6 +79,7 @@ class SequenceTasks:
         images = tf.image.resize(images, (self.size, self.size), "area")
         if self.jitter:
             images = self._jittered(seed, images)
+        images = tf.clip_by_value(images, 0.0, 1.0)  # averages may pass 1 in the last digit
         return tf.reshape(images, (n_tasks, steps, self.size, self.size, channels))
 
     def _jittered(self, seed, images):
