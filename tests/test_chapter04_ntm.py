@@ -362,23 +362,21 @@ def test_impossible_settings_are_refused(changes, words):
 # It learns.
 
 
-def small_config(**changes):
-    settings = {"rows": 8, "width": 6, "units": 24, "outer_lr": 0.01, "baseline_steps": 0}
-    return replace(Config.smoke(), **settings | changes)
-
-
 @pytest.mark.slow
-def test_it_learns_to_copy():
+def test_it_learns_to_copy_with_nothing_but_its_memory():
     keras.utils.set_random_seed(0)
-    task = CopyTask(1, 3, bits=3)
-    learner = ntm.new_learner(small_config(), task)
-    learner.compile(ntm.new_optimizer(small_config()), jit_compile=False)
+    task = CopyTask(1, 4, bits=4)
+    small = {"rows": 8, "width": 8, "units": 32, "outer_lr": 0.01}
+    config = replace(Config.smoke(), controller="feedforward", **small)
+    learner = ntm.new_learner(config, task)
+    learner.compile(ntm.new_optimizer(config), jit_compile=False)
     batches = list(sampler(task).fixed(100, 50))
     before = learner.sequence_scores(batches)
-    training.train(learner, sampler(task), steps=300, meta_batch_size=16)
+    training.train(learner, sampler(task), steps=250, meta_batch_size=16)
     after = learner.sequence_scores(batches)
-    assert before[:, 0].mean() == pytest.approx(6, abs=1)  # a bit for a bit: 3 x 2 on average
-    assert after[:, 0].mean() < 0.5 * before[:, 0].mean()
+    assert before[:, 0].mean() == pytest.approx(9.8, abs=1)  # a bit for a bit
+    assert after[:, 0].mean() < 1.5  # measured: 0.1 to 0.2
+    assert after[:, 1].sum() < 0.02 * after[:, 2].sum()
 
 
 def test_an_untrained_machine_pays_a_bit_for_a_bit():
