@@ -1,0 +1,1 @@
+"""Chapter 4: memory: the neural Turing machine and memory-augmented networks."""
