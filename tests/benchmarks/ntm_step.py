@@ -68,7 +68,7 @@ def torch_loop(batch):
     sizes = [2 * WIDTH, 2, 2, 6, 2, WIDTH, WIDTH]
 
     def logits():
-        kernel, recurrent, bias, heads, heads_bias, first_w, first_read, out, out_bias = weights
+        first_w, first_read, kernel, recurrent, bias, heads, heads_bias, out, out_bias = weights
         memory = torch.full((BATCH, ROWS, WIDTH), 1e-6)
         w = torch.softmax(first_w, -1)[None].expand(BATCH, -1, -1)
         r = first_read[None].expand(BATCH, -1, -1)
