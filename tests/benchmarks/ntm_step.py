@@ -39,7 +39,8 @@ def network():
     cell = ntm.NTMCell(ROWS, WIDTH, units=UNITS)
     inputs = keras.Input((2 * LENGTH + 1, 9))
     hidden = keras.layers.RNN(cell, return_sequences=True)(inputs)
-    return keras.Model(inputs, keras.layers.Dense(8)(hidden))
+    kernel = keras.initializers.GlorotUniform(seed=0)  # the same weights for all contestants
+    return keras.Model(inputs, keras.layers.Dense(8, kernel_initializer=kernel)(hidden))
 
 
 # The contestants: each takes a batch and returns two functions without arguments, one training step
