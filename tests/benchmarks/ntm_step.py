@@ -39,7 +39,8 @@ def network():
     cell = ntm.NTMCell(ROWS, WIDTH, units=UNITS)
     inputs = keras.Input((2 * LENGTH + 1, 9))
     hidden = keras.layers.RNN(cell, return_sequences=True)(inputs)
-    return keras.Model(inputs, keras.layers.Dense(8)(hidden))
+    kernel = keras.initializers.GlorotUniform(seed=0)  # the same weights for all contestants
+    return keras.Model(inputs, keras.layers.Dense(8, kernel_initializer=kernel)(hidden))
 
 
 # The contestants: each takes a batch and returns two functions without arguments, one training step
@@ -68,7 +69,7 @@ def torch_loop(batch):
     sizes = [2 * WIDTH, 2, 2, 6, 2, WIDTH, WIDTH]
 
     def logits():
-        kernel, recurrent, bias, heads, heads_bias, first_w, first_read, out, out_bias = weights
+        first_w, first_read, kernel, recurrent, bias, heads, heads_bias, out, out_bias = weights
         memory = torch.full((BATCH, ROWS, WIDTH), 1e-6)
         w = torch.softmax(first_w, -1)[None].expand(BATCH, -1, -1)
         r = first_read[None].expand(BATCH, -1, -1)
