@@ -313,6 +313,8 @@ def test_impossible_options_are_refused(options, words):
         (["--outer-lr", "0"], "--outer-lr"),
         (["--order", "3"], "--order must be 1 (first-order) or 2 (exact); got 3"),
         (["--norm", "group"], "--norm must be batch or layer or none"),
+        (["--baseline-steps", "0", "--order", "1"], "--order and --later-lr-factor"),
+        (["--dataset", "glyphs", "--later-lr-factor", "0.5"], "--baseline-steps 0"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(flags, words, capfd, tmp_path, monkeypatch):
