@@ -55,7 +55,7 @@ class Config(maml.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "alpha_min")
+        positive(self, "alpha_min", "inner_steps")
         at_least(self.alpha_min, self, "alpha_max")
 
     @classmethod

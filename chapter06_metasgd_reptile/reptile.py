@@ -93,6 +93,11 @@ class Config(maml.Config):
         one_of(self, "inner_optimizer", ("adam", "sgd"))
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"--hidden must be numbers of at least 1, got {self.hidden}")
+        if not self.baseline_steps and (self.order, self.later_lr_factor) != (2, 1.0):
+            raise UserError(
+                "--order and --later-lr-factor are settings of the MAML that is compared, found "
+                "them with --baseline-steps 0; leave them out, or let that MAML be trained"
+            )
 
     @classmethod
     def for_dataset(cls, dataset):
