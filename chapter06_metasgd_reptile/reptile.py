@@ -30,8 +30,8 @@ here sees each query with the support set alone; "Reptile_transductive", the sam
 queries of a task together, as MAML does. The paper has a row for each.
 
 `python chapter06_metasgd_reptile/reptile.py` trains on sine waves and compares with MAML: mean
-squared error 0.66 ± 0.08 after ten steps on ten points of 600 unseen waves (MAML's 0.60 ± 0.13, seed 0);
-`--dataset omniglot-random` on handwritten characters.
+squared error 0.66 ± 0.08 after ten steps on ten points of 600 unseen waves, MAML's 0.60 ± 0.13,
+seed 0. `--dataset omniglot-random` takes handwritten characters.
 """
 
 from dataclasses import dataclass, replace
