@@ -31,7 +31,7 @@ task are attacked together, for one loss.
 An outer step, with two inner loops and two attacks, takes about twice as long as MAML's.
 `python chapter05_maml_adml/adml.py` trains ADML and MAML on printed characters and compares them.
 With `--dataset omniglot-random --steps 6000` ADML has 97.4 ± 0.5 % on 5-way 1-shot tasks of unseen
-characters and MAML 97.4 ± 0.5; attacked by FGSM 92.0 against 69.6, by PGD 83.3 against 49.8 (seed 0).
+characters and MAML 97.4 ± 0.5; under FGSM 92.0 against 69.6, under PGD 83.3 against 49.8, seed 0.
 """
 
 from dataclasses import dataclass, replace

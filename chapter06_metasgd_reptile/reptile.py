@@ -14,8 +14,9 @@ paper's section 5.1): phi goes where a step on one minibatch also helps the othe
 
 Differences from the paper and its code:
 
-1. The inner Adam (beta1 = 0) starts anew with every task, its first step as long in every weight.
-   The authors' Adam keeps its running squares from task to task.
+1. The running squares of the inner Adam (beta1 = 0) go on from task to task on images, as in the
+   authors' code; tasks that are trained side by side leave their mean. On waves they start anew
+   with every task, so that the first step is as long in every weight (`--inner-memory`).
 2. Minibatches of the inner loop go through the shuffled support set again and again in the same
    order; the authors shuffle anew. `--inner-batch 0` takes the whole set in every step.
 3. Far fewer outer steps by default; the settings say how many.
@@ -28,9 +29,9 @@ Batch normalisation normalises by the batch, so it matters in whose company a qu
 here sees each query with the support set alone; "Reptile_transductive", the same weights, all
 queries of a task together, as MAML does. The paper has a row for each.
 
-`python chapter06_metasgd_reptile/reptile.py` trains on sine waves and compares with MAML: mean squared
-error 0.66 ± 0.08 after ten steps on ten points of 600 unseen waves, MAML's 0.60 ± 0.13 (seed 0);
-`--dataset omniglot-random` on handwritten characters.
+`python chapter06_metasgd_reptile/reptile.py` trains on sine waves and compares with MAML: mean
+squared error 0.66 ± 0.08 after ten steps on ten points of 600 unseen waves, MAML's 0.60 ± 0.13,
+seed 0. `--dataset omniglot-random` takes handwritten characters.
 """
 
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class Config(maml.Config):
 
     inner_optimizer: str = "adam"
     """Of the inner steps: adam (with beta1 = 0) or sgd."""
+    inner_memory: bool = False
+    """Let Adam's running squares go on from task to task, as in the authors' code."""
     inner_lr: float = 0.01
     """alpha: rate of the inner steps."""
     inner_steps: int = 32
@@ -90,6 +93,11 @@ class Config(maml.Config):
         one_of(self, "inner_optimizer", ("adam", "sgd"))
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"--hidden must be numbers of at least 1, got {self.hidden}")
+        if not self.baseline_steps and (self.order, self.later_lr_factor) != (2, 1.0):
+            raise UserError(
+                "--order and --later-lr-factor are settings of the MAML that is compared, found "
+                "them with --baseline-steps 0; leave them out, or let that MAML be trained"
+            )
 
     @classmethod
     def for_dataset(cls, dataset):
@@ -100,8 +108,8 @@ class Config(maml.Config):
         steps = 30000 if dataset.startswith("omniglot") else 2000
         return cls(
             n_way=5, k_shot=1, n_query=1, train_shots=10, rotations=True, inner_lr=0.001,
-            inner_steps=5, inner_batch=10, test_steps=50, eval_episodes=1000, baseline_steps=0,
-            run=RunSettings(steps=steps, dataset=dataset),
+            inner_memory=True, inner_steps=5, inner_batch=10, test_steps=50, eval_episodes=1000,
+            baseline_steps=0, run=RunSettings(steps=steps, dataset=dataset),
         )  # fmt: skip
 
 
@@ -122,6 +130,8 @@ class Reptile(MAML):
         inner_batch: Support items in a minibatch; 0 takes the whole support set.
         transductive: Whether all queries of a task are seen in one batch. Otherwise each one is
             seen with the support set alone, which matters to batch normalisation.
+        inner_memory: Whether the running squares of Adam go on from task to task in training; they
+            then are weights of the learner, and every task of a test starts from the last ones.
 
     Raises:
         UserError: If a number is negative, or the inner optimizer is not one of the two.
@@ -137,6 +147,7 @@ class Reptile(MAML):
         inner_optimizer="adam",
         inner_batch=0,
         transductive=False,
+        inner_memory=False,
         **options,
     ):
         super().__init__(network, inner_lr, inner_steps, 1, loss, test_steps, **options)
@@ -145,7 +156,15 @@ class Reptile(MAML):
         if inner_batch < 0:
             raise UserError(f"inner_batch must not be negative; got {inner_batch}.")
         self.inner_optimizer, self.inner_batch = inner_optimizer, inner_batch
-        self.transductive = transductive
+        self.transductive, self.inner_memory = transductive, inner_memory
+        if inner_memory:
+            self.memory = [
+                self.add_weight(v.shape, "zeros", v.dtype, trainable=False, name=f"memory_{number}")
+                for number, v in enumerate(network.trainable_variables)
+            ]
+            self.steps_before = self.add_weight(
+                (), "zeros", "int64", trainable=False, name="steps_before"
+            )
 
     def adapt(self, support_x, support_y, steps=None, training=False):
         """From phi to every phi_i~, U^k(phi), for all tasks at once: arguments as in MAML.
@@ -154,6 +173,11 @@ class Reptile(MAML):
             The fast weights: a list aligned with `network.trainable_variables`, each
             `(tasks, *shape)`. Their derivative with respect to phi is the identity.
         """
+        state = self.adapt_with_state(support_x, support_y, steps, training)
+        return list(state[: len(self.network.trainable_variables)])
+
+    def adapt_with_state(self, support_x, support_y, steps=None, training=False):
+        """As `adapt`, and what `inner_step` returns beside the fast weights."""
         if steps is None:
             steps = self.inner_steps if training else self.test_steps
         state = self.batched_network.repeated_weights(support_x.shape[0])
@@ -164,7 +188,7 @@ class Reptile(MAML):
                 lambda *state: tuple(self.inner_step(state, support_x, support_y, training)),
                 tuple(state),
             )
-        return list(state[: len(self.network.trainable_variables)])
+        return state
 
     def inner_step(self, fast_weights, support_x, support_y, training=False, step=0):
         """One step of every task on the next minibatch of its support set.
@@ -180,7 +204,7 @@ class Reptile(MAML):
         """
         n_weights = len(self.network.trainable_variables)
         weights, state = list(fast_weights[:n_weights]), fast_weights[n_weights:]
-        *squares, count = state or [*map(tf.zeros_like, weights), tf.constant(0, tf.int64)]
+        *squares, count = state or self.initial_state(weights)
         batch_x, batch_y = (self.minibatch(part, count) for part in (support_x, support_y))
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -193,9 +217,17 @@ class Reptile(MAML):
         if self.inner_optimizer == "sgd":
             updates = [self.inner_lr * gradient for gradient in gradients]
         else:
-            updates, squares = adam_updates(gradients, squares, count, self.inner_lr)
+            before = self.steps_before.value if self.inner_memory else 0  # in earlier tasks
+            updates, squares = adam_updates(gradients, squares, before + count, self.inner_lr)
         weights = [w - tf.stop_gradient(u) for w, u in zip(weights, updates, strict=True)]
         return [*weights, *squares, count]
+
+    def initial_state(self, weights):
+        """Adam's running squares and the number of steps at the start of a task."""
+        if not self.inner_memory:
+            return [*map(tf.zeros_like, weights), tf.constant(0, tf.int64)]
+        kept = [tf.broadcast_to(v, w.shape) for v, w in zip(self.memory, weights)]
+        return [*kept, tf.constant(0, tf.int64)]
 
     def minibatch(self, support, step):
         """Rows `(tasks, inner_batch, ...)` of step number `step`, in the order of the support."""
@@ -212,7 +244,14 @@ class Reptile(MAML):
             `(gradients, losses)`: a list aligned with `network.trainable_variables`, each
             `(tasks, *shape)`, and the query losses after adaptation, `(tasks,)`.
         """
-        fast_weights = self.adapt(episode.support_x, episode.support_y, training=True)
+        state = self.adapt_with_state(episode.support_x, episode.support_y, training=True)
+        n_weights = len(self.network.trainable_variables)
+        fast_weights = list(state[:n_weights])
+        if self.inner_memory and self.inner_steps:
+            *squares, count = state[n_weights:]
+            for kept, found in zip(self.memory, squares, strict=True):
+                kept.assign(tf.reduce_mean(found, axis=0))
+            self.steps_before.assign_add(count)
         phi = self.network.trainable_variables
         gradients = [w[None] - fast for w, fast in zip(phi, fast_weights, strict=True)]
         predictions = self.predict_with(fast_weights, episode.query_x)  # for the curve only
@@ -260,7 +299,7 @@ class Reptile(MAML):
         return super().predict_with(list(fast_weights[:n_weights]), inputs, training, call)
 
     def get_config(self):
-        names = ("inner_optimizer", "inner_batch", "transductive")
+        names = ("inner_optimizer", "inner_batch", "transductive", "inner_memory")
         config = {**super().get_config(), **{name: getattr(self, name) for name in names}}
         return {k: v for k, v in config.items() if k not in ("order", "later_lr_factor")}
 
@@ -279,7 +318,7 @@ def run(config, directory=None, progress=False):
         learners |= compared_maml(config, sampler, directory, progress)
     if learners["Reptile"].classifies:
         other = learners["Reptile_transductive"] = new_learner(config, sampler, transductive=True)
-        other.network.set_weights(learners["Reptile"].network.get_weights())
+        other.set_weights(learners["Reptile"].get_weights())
     return experiment.measure(learners, test_sampler, config, history)
 
 
@@ -293,9 +332,9 @@ def new_learner(config, sampler, transductive=False):
     """An untrained Reptile, its weights decided by the seed."""
     network, loss = experiment.new_network(config, sampler)
     transductive |= loss is not None  # waves: a point's neighbours make no difference there
-    inner = (config.inner_optimizer, config.inner_batch)
+    inner = (config.inner_optimizer, config.inner_batch, transductive, config.inner_memory)
     rates = (config.inner_lr, config.inner_steps)
-    return Reptile(network, *rates, loss, config.test_steps, *inner, transductive)
+    return Reptile(network, *rates, loss, config.test_steps, *inner)
 
 
 def compared_maml(config, sampler, directory=None, progress=False):

@@ -21,8 +21,10 @@ Differences from the paper, or choices where we could not confirm what it does:
 3. Atkinson's index with e = 1 is 1 - geometric mean / mean; as printed, (1/M prod l)^(1/M), it
    would not be 0 for equal losses.
 
-`python chapter08_recent/taml.py` lessens Theil's index on sine waves with three seeds; with
-`--dataset glyphs` it trains by entropy on printed characters.
+`python chapter08_recent/taml.py` trains on sine waves with three seeds, in 5 minutes: Theil's index
+of the losses before adaptation is 0.396 ± 0.008, MAML's 0.434 ± 0.044, and the mean squared error
+after one step is higher than MAML's by 0.042 ± 0.078 over seeds. With `--dataset glyphs` it trains
+by entropy on printed characters.
 """
 
 from dataclasses import dataclass, replace

@@ -20,6 +20,7 @@
     benchmark = "CAML"                   # its name in the files of costs
     waves = ["caml_sine", "CAML_less_MAML_mean_squared_error_after_1_steps"]
 
+Before the name of a metric that was taken the other way round stands a minus: `"-MAML_less_CAML"`.
 A learner without a metric for a column, or without a time in a file, has an empty cell.
 """
 
@@ -73,11 +74,12 @@ def _gain(root: Path, column: Mapping[str, Any], source: tuple[str, str] | None)
     if source is None:
         return ""
     name, metric = source
+    sign, metric = (-1, metric[1:]) if metric.startswith("-") else (1, metric)
     path = root / "results" / f"{name}.json"
     metrics = Result.load(path).metrics
     if metric not in metrics:
         raise UserError(f"{path} has no metric {metric!r}; it has {', '.join(metrics)}")
-    return metrics[metric].text(column.get("scale", 1), column.get("unit", ""))
+    return metrics[metric].text(sign * column.get("scale", 1), column.get("unit", ""))
 
 
 def _cost(root: Path, name: str, learner: str | None) -> str:

@@ -56,7 +56,7 @@ class Estimate(NamedTuple):
 
     def text(self, scale: float = 1.0, unit: str = "") -> str:
         """For people, to two digits of the interval: `text(100, "%")` gives `98.70 ± 0.31 %`."""
-        mean, ci95 = self.mean * scale, self.ci95 * scale
+        mean, ci95 = self.mean * scale, self.ci95 * abs(scale)
         if math.isfinite(ci95) and ci95 > 0:
             decimals = min(max(1 - math.floor(math.log10(ci95)), 0), 8)
             words = f"{mean:.{decimals}f} ± {ci95:.{decimals}f}"

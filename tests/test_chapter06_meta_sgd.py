@@ -245,6 +245,7 @@ def test_impossible_rates_are_refused(rates):
         (["--alpha-min", "-1"], "--alpha-min must be greater than 0, got -1.0"),
         (["--alpha-min", "0.2"], "--alpha-max must be at least 0.2, got 0.1"),
         (["--alpha-max", "nan"], "--alpha-max must be a finite number, got nan"),
+        (["--inner-steps", "0"], "--inner-steps must be at least 1, got 0"),
         (["--inner-steps", "-1"], "--inner-steps must be at least 0, got -1"),
     ],
 )

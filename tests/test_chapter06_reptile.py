@@ -174,6 +174,37 @@ def test_inner_steps_on_waves_equal_those_of_keras(kind):
         assert_all_close([weight[task] for weight in fast_weights], expected, atol=1e-5)
 
 
+def test_adams_running_squares_go_on_from_task_to_task():
+    # Keras's Adam, taken through two tasks one after the other; only the weights go back to phi.
+    network, first, second = networks.mlp(hidden=(8, 8)), waves(n_tasks=1), waves(n_tasks=1, seed=1)
+    learner = Reptile(network, 0.01, 3, "mse", inner_memory=True)
+    optimizer = keras.optimizers.Adam(0.01, beta_1=0.0)
+    for episode in (first, second):
+        gradients, _ = learner.task_gradients(episode)
+        batches = 3 * [(episode.support_x[0].numpy(), episode.support_y[0].numpy())]
+        adapted = adapted_by_keras(network, keras.losses.MeanSquaredError(), optimizer, batches)
+        found = [v - g[0] for v, g in zip(network.trainable_variables, gradients)]
+        assert_all_close(found, adapted, atol=1e-5)
+    assert int(learner.steps_before) == 6
+    anew = Reptile(network, 0.01, 3, "mse").adapt(*second[:2], training=True)
+    assert not np.allclose(anew[0][0], found[0], atol=1e-4)
+
+
+def test_a_test_begins_with_the_squares_of_training_and_leaves_them(tmp_path):
+    network, episode = networks.mlp(hidden=(8,)), waves(n_tasks=2)
+    learner = Reptile(network, 0.01, 2, "mse", inner_memory=True)
+    learner.task_gradients(episode)
+    kept = [v.numpy() for v in learner.memory]
+    assert all(np.abs(v).max() > 0 for v in kept)
+    adapted = learner.adapt(*episode[:2])
+    assert_all_close([v.numpy() for v in learner.memory], kept)
+    path = tmp_path / "learner.weights.h5"
+    learner.save_weights(path)
+    loaded = Reptile.from_config(learner.get_config())
+    loaded.load_weights(path)
+    assert_all_close(loaded.adapt(*episode[:2]), adapted)
+
+
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_inner_steps_on_images_equal_those_of_keras(norm):
     network, episode = small_conv(norm=norm), images()
@@ -313,6 +344,8 @@ def test_impossible_options_are_refused(options, words):
         (["--outer-lr", "0"], "--outer-lr"),
         (["--order", "3"], "--order must be 1 (first-order) or 2 (exact); got 3"),
         (["--norm", "group"], "--norm must be batch or layer or none"),
+        (["--baseline-steps", "0", "--order", "1"], "--order and --later-lr-factor"),
+        (["--dataset", "glyphs", "--later-lr-factor", "0.5"], "--baseline-steps 0"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(flags, words, capfd, tmp_path, monkeypatch):

@@ -249,6 +249,7 @@ def test_a_run_repeats_resumes_and_is_drawn_from_its_file(base, dataset, tmp_pat
         (["--base", "reptile", "--agree-on", "gradient"], "--base reptile"),
         (["--dataset", "glyphs", "--outlier-kind", "frequency"], "--dataset glyphs"),
         (["--n-seeds", "0"], "--n-seeds"),
+        (["--meta-batch-size", "1"], "--meta-batch-size must be at least 2, got 1"),
         (["--inner-lr", "-1"], "--inner-lr"),
     ],
 )
