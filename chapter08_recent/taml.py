@@ -24,7 +24,8 @@ Differences from the paper, or choices where we could not confirm what it does:
 `python chapter08_recent/taml.py` trains on sine waves with three seeds, in 5 minutes: Theil's index
 of the losses before adaptation is 0.396 ± 0.008, MAML's 0.434 ± 0.044, and the mean squared error
 after one step is higher than MAML's by 0.042 ± 0.078 over seeds. With `--dataset glyphs` it trains
-by entropy on printed characters.
+by entropy on printed characters; with `--dataset omniglot-random --steps 800` accuracy after three
+steps is 90.0 %, less MAML's -0.3 ± 2.3 points over seeds.
 """
 
 from dataclasses import dataclass, replace
