@@ -71,7 +71,7 @@ class Config:
     strength: float = 10.0
     """Factor on cosines before the softmax; the paper's is 1."""
 
-    outer_lr: float = 0.001
+    outer_lr: float = 0.005
     """Rate of the training steps (Adam)."""
     outer_decay: bool = True
     """Let the rate fall to zero along a cosine."""
@@ -97,7 +97,7 @@ class Config:
     @classmethod
     def for_dataset(cls, dataset):
         """The settings for a data set."""
-        steps = 40000 if dataset.startswith("omniglot") else cls().run.steps
+        steps = 12000 if dataset.startswith("omniglot") else cls().run.steps
         return cls(run=RunSettings(steps=steps, dataset=dataset, jit=True))
 
     @classmethod

@@ -18,7 +18,8 @@ Differences from the paper, and what it leaves open:
 2. w_0 is learned, as a softmax; at first all heads are at row 0. What was read before the first
    step is learned, the LSTM starts from zeros, and the memory is as `--memory` says.
 3. Keys and adds go through tanh.
-4. Adam with the gradient clipped by its norm, instead of RMSProp with each number clipped.
+4. Adam, its rate falling along a cosine, with the gradient clipped by its norm, instead of RMSProp
+   with each number clipped.
 
 `python chapter04_ntm_mann/ntm.py` learns to copy; `--dataset repeat-copy` and `--dataset recall`
 are the paper's other tasks; `--memory constant learned random --n-seeds 3` compares first memories.
@@ -69,6 +70,8 @@ class Config:
 
     outer_lr: float = 0.001
     """Rate of the optimizer (Adam)."""
+    outer_decay: bool = True
+    """Let it fall to zero along a cosine."""
     meta_batch_size: int = 8
     """Sequences in a step."""
 
@@ -286,9 +289,12 @@ def new_learner(config, task, memory="constant", seed=0):
     return SequenceLearner(keras.Model(inputs, logits, name="ntm"))
 
 
-def new_optimizer(config):
-    """Adam, with gradients clipped to a norm of 10."""
-    return keras.optimizers.Adam(config.outer_lr, global_clipnorm=10.0)
+def new_optimizer(config, steps):
+    """Adam for so many steps, with gradients clipped to a norm of 10."""
+    rate = config.outer_lr
+    if config.outer_decay:
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    return keras.optimizers.Adam(rate, global_clipnorm=10.0)
 
 
 def main():

@@ -32,7 +32,7 @@ def train(learners, config, optimizer, directory=None, progress=False):
         learners: `{name: (seed, steps, learner)}`. The first one's files lie in the directory,
             those of each other in a folder with its name there.
         config: The script's `Config`.
-        optimizer: Makes a new optimizer.
+        optimizer: Makes a new optimizer for a number of steps.
         directory: Folder of the run, or None.
         progress: Whether to show a progress bar.
 
@@ -43,7 +43,7 @@ def train(learners, config, optimizer, directory=None, progress=False):
     for name, (seed, steps, learner) in learners.items():
         if progress and len(learners) > 1:
             print(f"training {name}: {steps} steps", flush=True)
-        learner.compile(optimizer(), jit_compile=config.run.jit)
+        learner.compile(optimizer(steps), jit_compile=config.run.jit)
         history = training.train(
             learner, sampler(task, seed), steps=steps, meta_batch_size=config.meta_batch_size,
             directory=directory if directory is None or not curves else directory / name,

@@ -369,7 +369,7 @@ def test_it_learns_to_copy_with_nothing_but_its_memory():
     small = {"rows": 8, "width": 8, "units": 32, "outer_lr": 0.01}
     config = replace(Config.smoke(), controller="feedforward", **small)
     learner = ntm.new_learner(config, task)
-    learner.compile(ntm.new_optimizer(config), jit_compile=False)
+    learner.compile(ntm.new_optimizer(config, 250), jit_compile=False)
     batches = list(sampler(task).fixed(100, 50))
     before = learner.sequence_scores(batches)
     training.train(learner, sampler(task), steps=250, meta_batch_size=16)
