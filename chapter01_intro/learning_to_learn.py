@@ -72,7 +72,7 @@ class Config:
 
     eval_episodes: int = 600
     """Functions to test on."""
-    validation_episodes: int = 600
+    validation_episodes: int = 3000
     """Functions that choose the hand-made optimisers' rates and the learned one's best epoch."""
     run: RunSettings = RunSettings(steps=1500, dataset="quadratics")
 

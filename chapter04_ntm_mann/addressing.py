@@ -10,7 +10,18 @@ import tensorflow as tf
 
 
 def address(memory, previous, keys, strengths, gates, shifts, gammas):
-    """Where the heads look: equations 5 to 9 one after the other; `(batch, heads, N)`."""
+    """Where the heads look: equations 5 to 9 one after the other.
+
+    Args:
+        memory: `(batch, N, M)`.
+        previous: w_{t-1}, `(batch, heads, N)`.
+        keys: k, `(batch, heads, M)`.
+        strengths, gates, gammas: beta, g and gamma, `(batch, heads)`.
+        shifts: s, `(batch, heads, 2 r + 1)`.
+
+    Returns:
+        w_t, `(batch, heads, N)`; rows sum to 1.
+    """
     content = content_weightings(memory, keys, strengths)  # (5), (6)
     return sharpen(shift(interpolate(content, previous, gates), shifts), gammas)  # (7) to (9)
 

@@ -1,5 +1,4 @@
-"""Memory-augmented network: names a thing that it was told once, with a memory of rows that it
-overwrites where it read last or has least use.
+"""Memory-augmented network: it is told once what a thing is called, and knows it the next time.
 
 Adam Santoro, Sergey Bartunov, Matthew Botvinick, Daan Wierstra, Timothy Lillicrap (2016),
 arXiv:1605.06065. An episode is a sequence of images x_t of a few classes, with labels y_t that are
@@ -123,6 +122,9 @@ class MANNCell(keras.layers.Layer):
         reads: n, the heads.
         decay: gamma of the usage.
         strength: Factor on cosines before the softmax.
+
+    Raises:
+        UserError: If a number is out of its range, or there are more heads than rows.
     """
 
     state_names = ("memory", "read_weights", "usage", "reads", "h", "c")
@@ -131,6 +133,11 @@ class MANNCell(keras.layers.Layer):
         self, units=200, slots=128, width=40, reads=4, decay=0.99, strength=1.0, **options
     ):
         super().__init__(**options)
+        for name, value in {"units": units, "slots": slots, "width": width, "reads": reads}.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1; got {value}.")
+        if reads > slots:
+            raise UserError(f"reads must be at most slots, {slots}; got {reads}.")
         self.units, self.slots, self.width, self.reads = units, slots, width, reads
         self.decay, self.strength = decay, strength
         self.controller = keras.layers.LSTMCell(units, dtype=self.dtype_policy)
@@ -202,12 +209,31 @@ def write_weights(gates, w_r, w_lu):
 
 
 def write(memory, w_w, w_lu, keys):
-    """Equation 23: zeroes the least-used rows, and adds w_w(i) k of every head to every row."""
+    """Equation 23: zeroes the least-used rows, and adds w_w(i) k of every head to every row.
+
+    Args:
+        memory: `(batch, slots, width)`.
+        w_w: `(batch, reads, slots)`.
+        w_lu: `(batch, slots)`.
+        keys: k, `(batch, reads, width)`.
+
+    Returns:
+        The memory after it, `(batch, slots, width)`.
+    """
     return memory * (1 - w_lu[..., None]) + tf.matmul(w_w, keys, transpose_a=True)
 
 
 def new_usage(usage, w_r, w_w, decay):
-    """w_u, equation 20, summed over the heads; without gradient, as only its order matters."""
+    """w_u, equation 20, summed over the heads; without gradient, as only its order matters.
+
+    Args:
+        usage: w_u of the step before, `(batch, slots)`.
+        w_r, w_w: `(batch, reads, slots)`.
+        decay: gamma.
+
+    Returns:
+        `(batch, slots)`.
+    """
     return tf.stop_gradient(decay * usage + tf.reduce_sum(w_r + w_w, axis=1))
 
 

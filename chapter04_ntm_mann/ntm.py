@@ -47,7 +47,7 @@ class Config:
     """Settings of the script; the defaults are those of the copy task."""
 
     longest: int | None = None
-    """The greatest length in training, of recall number of items; by default the paper's."""
+    """Greatest length in training (for recall: number of items); by default the paper's."""
 
     rows: int = 128
     """N, rows of the memory."""
@@ -66,7 +66,7 @@ class Config:
     memory: tuple[str, ...] = ("constant",)
     """What a sequence finds in the memory: constant, learned or random; several are compared."""
     n_seeds: int = 1
-    """Trainings of each machine, with weights and sequences of their own."""
+    """Trainings of each machine, with weights and sequences of their own; each has its folder."""
 
     outer_lr: float = 0.001
     """Rate of the optimizer (Adam)."""
@@ -226,7 +226,12 @@ class NTMCell(keras.layers.Layer):
         return output, [flat(memory), flat(weightings), reads, *hidden]
 
     def head_parameters(self, h):
-        """What the heads do, from the controller's output: k, beta, g, s, gamma, e, a."""
+        """What the heads do, from the controller's output h `(batch, units)`.
+
+        Returns:
+            k `(batch, heads, M)`; beta and g `(batch, heads)`; s `(batch, heads, 2 reach + 1)`;
+            gamma `(batch, heads)`; e and a `(batch, write_heads, M)`. Read heads come first.
+        """
         heads = self.read_heads + self.write_heads
         key, beta, gate, shifts, gamma, erase, add = tf.split(self.heads(h), self.sizes, axis=-1)
         of_all, of_writers = ([-1, n, self.width] for n in (heads, self.write_heads))

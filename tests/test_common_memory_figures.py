@@ -1,7 +1,7 @@
 """What a machine does with its memory, step by step, and the figures of it."""
 
 from chapter04_ntm_mann.ntm import NTMCell
-from common import memory_figures
+from common import memory_figures, plots
 from common.copy_tasks import CopyTask
 from common.results import Estimate
 
@@ -61,7 +61,7 @@ def test_rows_that_are_used(places, expected):
 
 def test_curves():
     history = {"NTM_step": [1, 2], "NTM_loss": [80.0, 0.0], "LSTM_step": [1], "LSTM_loss": [81.0]}
-    figure = memory_figures.draw_learning(history, {"NTM": "after", "LSTM": None}, 16, nothing=84)
+    figure = memory_figures.draw_learning(history, ["NTM", "LSTM"], 16, nothing=84)
     ntm, lstm, nothing = figure.axes[0].lines
     assert ntm.get_xdata().tolist() == [16, 32]
     assert lstm.get_ydata().tolist() == [81]
@@ -70,3 +70,23 @@ def test_curves():
     figure = memory_figures.draw_generalisation(errors)
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([10])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["length 3"]
+
+
+def test_a_color_for_each_kind_and_a_line_for_each_seed():
+    names = ["NTM_constant_0", "NTM_constant_1", "NTM_random_0", "NTM_random_1", "LSTM"]
+    found = memory_figures.line_styles(names)
+    assert list(found) == names
+    assert found["LSTM"] == plots.role("baseline")
+    looks = {(line["color"], line["linestyle"]) for line in found.values()}
+    assert len(looks) == 5
+    assert found["NTM_random_0"]["color"] == found["NTM_random_1"]["color"]
+    assert found["NTM_random_0"]["linestyle"] == found["NTM_constant_0"]["linestyle"]
+
+
+def test_negative_inputs_can_be_seen():
+    inputs = np.zeros((6, 3))
+    inputs[2, 2] = -1.5  # how often, standardised
+    found = {name: np.zeros((6, 4)) for name in ("outputs", "adds", "reads", "write", "read")}
+    figure = memory_figures.draw_memory(found, inputs)
+    low, high = figure.axes[0].images[0].get_clim()
+    assert (low, high) == (-1.5, 1.5)

@@ -19,6 +19,7 @@ NOTEBOOKS = sorted(
 LARGEST = 1_500_000  # bytes
 WHOLE = ("audio", "face", "maml")  # what these draw or check needs all of their outer steps
 OUTER_STEPS = re.compile(r"(\bRunSettings\(steps=|\bsteps=(?=\d{3}))(\d+)")
+DOUBLED_BACKSLASH = re.compile(r"\$[^$\n]*\\\\[a-z]+[^$\n]*\$")  # of a command within a line
 MACHINE_PATH = re.compile(r"(?<![\w/.])(/(home|root|Users|tmp|work|var|mnt|opt)/|[A-Z]:\\\w)")
 
 every_notebook = pytest.mark.parametrize(
@@ -112,6 +113,12 @@ def test_is_small_and_has_a_figure(path):
 def test_shows_no_path_of_the_machine(path):
     found = MACHINE_PATH.search(shown_text(read(path)))
     assert found is None, found
+
+
+@every_notebook
+def test_formulas_have_single_backslashes(path):
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    assert not DOUBLED_BACKSLASH.findall("\n".join(cells))
 
 
 @pytest.mark.parametrize(
