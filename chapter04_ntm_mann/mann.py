@@ -39,6 +39,8 @@ from common.settings import RunSettings, at_least, fraction, positive
 import keras
 import tensorflow as tf
 
+BASELINES = ("LSTM", "NTM")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -81,8 +83,8 @@ class Config:
 
     eval_episodes: int = 600
     """Meta-test episodes."""
-    baselines: bool = True
-    """Train an LSTM without memory and a neural Turing machine on the same episodes."""
+    baselines: tuple[str, ...] = BASELINES
+    """What else to train on the same episodes: LSTM, without memory, and NTM, which is slow."""
     run: RunSettings = RunSettings(steps=3000, dataset="glyphs", jit=True)
 
     def __post_init__(self):
@@ -90,6 +92,9 @@ class Config:
         positive(self, "meta_batch_size")
         fraction(self, "usage_decay")
         at_least(2, self, "n_way", "instances", "image_size", "eval_episodes")
+        if set(self.baselines) - {*BASELINES} or len({*self.baselines}) < len(self.baselines):
+            known = " and ".join(BASELINES)
+            raise UserError(f"--baselines must be among {known}; got {' '.join(self.baselines)}")
         if self.reads > self.slots:
             raise UserError(f"--reads must be at most --slots, {self.slots}; got {self.reads}")
 
@@ -245,8 +250,7 @@ def run(config, directory=None, progress=False):
     """
     training.prepare(config.run)
     sampler, test_sampler = instance_experiment.samplers(config)
-    names = ("MANN", "LSTM", "NTM") if config.baselines else ("MANN",)
-    learners = {name: new_learner(config, sampler, name) for name in names}
+    learners = {name: new_learner(config, sampler, name) for name in ("MANN", *config.baselines)}
     history = experiment.train(learners, sampler, config, directory, progress)
     return instance_experiment.measure(learners, test_sampler, config, history)
 

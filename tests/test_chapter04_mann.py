@@ -368,6 +368,7 @@ def test_interrupted_training_goes_on(tmp_path):
     [
         (["--n-way", "1"], "--n-way must be at least 2, got 1"),
         (["--reads", "5", "--slots", "4"], "--reads must be at most --slots, 4; got 5"),
+        (["--baselines", "GRU"], "--baselines must be among LSTM and NTM; got GRU"),
         (["--usage-decay", "1.5"], "--usage-decay must be between 0 and 1, got 1.5"),
         (["--instances", "21"], "at least 21 items in every class of glyphs (train), found 20"),
         (["--n-way", "4000"], "at least n_way=4000 classes, found 3944 in glyphs"),
@@ -433,7 +434,7 @@ def test_script_trains_all_three_and_draws(tmp_path):
 @pytest.mark.slow
 def test_a_seed_decides_the_result():
     def short(seed):
-        config = replace(Config.smoke(), baselines=False)
+        config = replace(Config.smoke(), baselines=())
         return mann.run(replace(config, run=replace(config.run, steps=3, seed=seed)))
 
     first, again, other = (short(seed) for seed in (0, 0, 1))
