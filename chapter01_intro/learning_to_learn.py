@@ -1,4 +1,5 @@
 """Learning to learn: an optimiser that is itself a network, trained by gradient descent.
+Its `--dataset` is `quadratics`, or `digits` or `mnist`, for networks that learn to read these.
 
 Marcin Andrychowicz, Misha Denil, Sergio Gomez, Matthew W. Hoffman, David Pfau, Tom Schaul,
 Brendan Shillingford, Nando de Freitas (2016), arXiv:1606.04474.
@@ -28,6 +29,7 @@ Differences from the paper:
 compares with SGD, Nesterov's gradient, RMSprop and Adam.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from common import command, optimizer_experiment, training
@@ -84,11 +86,7 @@ class Config:
         non_negative(self.run, "seed")
         if not self.units or min(self.units) < 1:
             raise UserError(f"--units must be numbers of at least 1, got {self.units}")
-        if self.train_steps % self.unroll:
-            raise UserError(
-                f"--train-steps must be a multiple of --unroll, got {self.train_steps} and "
-                f"{self.unroll}"
-            )
+        check_steps(self.train_steps, self.unroll)
         if self.run.mixed_precision:
             raise UserError("--mixed-precision is too coarse for optimisers; leave it out")
 
@@ -147,6 +145,15 @@ def minimise(rule, optimisees, theta, state, data, first_step, steps, second_der
     return theta, state, values.stack()
 
 
+def check_steps(train_steps, unroll):
+    """Raises `UserError` unless the steps of training are a whole number of unrolls."""
+    if min(train_steps, unroll) < 1 or train_steps % unroll:
+        raise UserError(
+            "expected train_steps to be a multiple of unroll, both at least 1, got "
+            f"{train_steps} and {unroll}"
+        )
+
+
 @keras.saving.register_keras_serializable("meta_learning")
 class LearnedOptimizer(keras.Model):
     """A coordinate-wise LSTM as update rule (Andrychowicz et al. 2016, section 2.1).
@@ -161,6 +168,9 @@ class LearnedOptimizer(keras.Model):
         seed: Seed of the initial weights.
         optimisees: The distribution of functions to train on; not saved with the optimiser, which
             fits others as well.
+
+    Raises:
+        UserError: If a number is not positive, or `train_steps` no multiple of `unroll`.
     """
 
     def __init__(
@@ -176,6 +186,9 @@ class LearnedOptimizer(keras.Model):
         **options,
     ):
         super().__init__(**options)
+        check_steps(train_steps, unroll)
+        if not 0 < output_scale < math.inf:
+            raise UserError(f"output_scale must be greater than 0; got {output_scale}.")
         self.units, self.preprocess, self.output_scale = tuple(units), preprocess, output_scale
         self.train_steps, self.unroll = train_steps, unroll
         self.second_derivatives, self.seed, self.optimisees = second_derivatives, seed, optimisees

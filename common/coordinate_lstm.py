@@ -55,6 +55,9 @@ class LSTMCell(keras.layers.Layer):
         forget_bias: Where the bias of the forget gate starts; the others start at 0.
         scale: The weights start uniform in -scale..scale; None for Glorot's bound.
         seed: Seed of the initial weights.
+
+    Raises:
+        UserError: If there are no units.
     """
 
     def __init__(self, units, forget_bias=1.0, scale=None, seed=None, **options):
@@ -119,6 +122,9 @@ class CoordinateLSTM(keras.layers.Layer):
     Args:
         units: Units of each layer, a tuple.
         forget_bias, scale, seed: As for `LSTMCell`; the layers' seeds differ.
+
+    Raises:
+        UserError: If there is no layer, or one without units.
     """
 
     def __init__(self, units=(20, 20), forget_bias=1.0, scale=None, seed=None, **options):

@@ -90,8 +90,7 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotD
     """
     if split not in SPLITS:
         raise UserError(f"Expected a split out of {', '.join(SPLITS)}. Received: {split!r}.")
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
-        raise UserError(f"Expected a folder of data sets in {data_dir}, but there is none.")
+    folder = data_folder(data_dir)
     kind, colon, path = str(name).partition(":")
     if colon and kind == "folder":
         from common.image_folders import load_image_folder
@@ -99,7 +98,21 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> "FewShotD
         return load_image_folder(path, split)
     if name not in DATA_SETS:
         raise UserError(_unknown_name(str(name)))
-    return DATA_SETS[name].load(split, Path(data_dir).expanduser() if data_dir else None)
+    return DATA_SETS[name].load(split, folder)
+
+
+def data_folder(data_dir: Path | str | None) -> Path | None:
+    """Returns the folder that `--data-dir` names, if any.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if data_dir is None:
+        return None
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"Expected a folder of data sets in {data_dir}, but there is none.")
+    return folder
 
 
 def _unknown_name(name: str) -> str:

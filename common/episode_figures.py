@@ -8,6 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 GAP = 1.12  # from an image to the next; an image has size 1
 EPISODES, QUERIES = 2, 3  # drawn of each split; queries of an episode
 ROLES = ("baseline", "random", "before", "after")
+GROUPS = {"DIGIT": "digits"}  # what others are called by the scripts' own names
 
 
 def draw_splits(samplers, n_episodes=EPISODES, n_queries=QUERIES, max_support=5):
@@ -47,7 +48,8 @@ def draw_splits(samplers, n_episodes=EPISODES, n_queries=QUERIES, max_support=5)
 
 def _classes(data):
     groups = sorted(set(data.class_groups))
-    of = f" of {', '.join(g.capitalize() for g in groups)}" if 1 < len(groups) <= 3 else ""
+    names = ", ".join(GROUPS.get(group, group.capitalize()) for group in groups)
+    of = f" of {names}" if 1 < len(groups) <= 3 else ""
     return f"{len(data.class_names)} classes{of}"
 
 

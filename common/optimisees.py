@@ -8,10 +8,12 @@ are the rows of one tensor.
 
 import itertools
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.datasets import data_folder
 from common.errors import UserError
 
 import keras
@@ -19,7 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 SPLITS = ("train", "validation", "test")
-MNIST_PIXELS = 28 * 28
+MNIST = {
+    "x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,),
+}  # fmt: skip
 PARTS = (0.6, 0.2, 0.2)  # of the images, to train on, to choose by and to test on
 
 
@@ -161,15 +165,17 @@ def load_images(name: str, data_dir: Path | None = None) -> dict[str, Images]:
     """Handwritten digits in three disjoint parts.
 
     Args:
-        name: `"digits"`, 1,797 of 8 x 8 pixels inside scikit-learn, or `"mnist"`, 70,000 of
-            28 x 28 pixels, which Keras downloads once; its last 10,000 are the test.
-        data_dir: Folder that may have `mnist.npz`.
+        name: `"digits"`, 1,796 of the 1,797 of 8 x 8 pixels inside scikit-learn (one is left over
+            by the division), or `"mnist"`, 70,000 of 28 x 28 pixels; its last 10,000 are the test.
+        data_dir: Where to look first for `mnist.npz`, before the folder that `META_LEARNING_DATA`
+            names. If it is nowhere, Keras downloads it once.
 
     Returns:
         `Images` by the names in `SPLITS`.
 
     Raises:
-        UserError: If MNIST is neither there nor can be downloaded.
+        UserError: If there is no folder `data_dir`, or if MNIST is damaged, or neither there nor
+            can be downloaded.
     """
     if name == "mnist":
         x, y = _mnist(data_dir)
@@ -189,18 +195,45 @@ def load_images(name: str, data_dir: Path | None = None) -> dict[str, Images]:
 
 
 def _mnist(data_dir):
-    path = Path(data_dir or ".").expanduser() / "mnist.npz"
+    from common.omniglot_archives import find_archive
+
+    path = find_archive("mnist.npz", data_folder(data_dir), folders=("mnist",))
+    parts = _downloaded_mnist() if path is None else _read_mnist(path)
+    x = np.concatenate(parts[::2])
+    return x.reshape(len(x), -1) / np.float32(255), np.concatenate(parts[1::2])
+
+
+def _read_mnist(path):
+    """The arrays of a `mnist.npz`, in the order of `MNIST`."""
+    advice = "delete it, and it is downloaded again, or put a whole copy there"
     try:
-        if data_dir is not None and path.is_file():
-            with np.load(path) as arrays:
-                parts = [arrays[f"{k}_{split}"] for split in ("train", "test") for k in "xy"]
-        else:
-            parts = [part for pair in keras.datasets.mnist.load_data() for part in pair]
-    except Exception as error:  # what Keras raises for any failure of a download
-        reason = " ".join(str(error).split())[:120].rstrip(".")
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in MNIST}
+    except Exception as error:  # damaged in any of the ways that a zip archive can be
+        reason = _one_line(error) if zipfile.is_zipfile(path) else "no zip archive"
         raise UserError(
-            f"expected MNIST from Keras's server or as mnist.npz in --data-dir, found neither "
-            f"({reason}); --dataset digits needs no download"
+            f"{path} is damaged, or not MNIST: expected an archive of {', '.join(MNIST)}, "
+            f"found {reason}; {advice}"
         ) from None
-    x = np.concatenate(parts[::2]).reshape(-1, MNIST_PIXELS)
-    return x / np.float32(255), np.concatenate(parts[1::2])
+    for name, shape in MNIST.items():
+        if found[name].shape != shape:
+            raise UserError(
+                f"{path} is damaged, or not MNIST: expected {name} of shape {shape}, found "
+                f"{found[name].shape}; {advice}"
+            )
+    return list(found.values())
+
+
+def _downloaded_mnist():
+    try:
+        return [part for pair in keras.datasets.mnist.load_data() for part in pair]
+    except Exception as error:  # what Keras raises for any failure of a download
+        raise UserError(
+            "expected MNIST from Keras's server, or as mnist.npz in a folder that --data-dir or "
+            f"META_LEARNING_DATA names, found neither ({_one_line(error)}); --dataset digits needs "
+            "no download"
+        ) from None
+
+
+def _one_line(error):
+    return " ".join(f"{error}".split())[:120].rstrip(".") or type(error).__name__

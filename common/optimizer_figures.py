@@ -4,6 +4,7 @@ from common import plots
 from common.results import Estimate
 
 import numpy as np
+from matplotlib.ticker import LogFormatterSciNotation
 
 LINES = {
     "learned": {"color": plots.BLUE, "linewidth": 2.4, "zorder": 4},
@@ -12,6 +13,28 @@ LINES = {
     "RMSprop": {"color": plots.ORANGE, "linestyle": (0, (5, 1, 1, 1, 1, 1))},
     "Adam": {"color": plots.VERMILLION, "linestyle": "--"},
 }
+TRAINING = {"color": plots.PURPLE, "linestyle": (0, (1, 1))}
+
+
+class PlainNumbers(LogFormatterSciNotation):
+    """60 where matplotlib writes 6 x 10^1, unless the axis reaches below 0.0001 or above 10,000."""
+
+    def __call__(self, x, pos=None):
+        words = super().__call__(x, pos)  # none where there is no room
+        low, high = sorted(self.axis.get_view_interval())
+        return f"{x:g}" if words and low >= 1e-4 and high <= 1e4 else words
+
+
+def log_scale(axis):
+    """Makes the y-axis of a panel logarithmic, with plain numbers where they are short."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(PlainNumbers())
+    axis.yaxis.set_minor_formatter(PlainNumbers())
+
+
+def whole_steps(axis):
+    """Marks whole numbers only on the x-axis of a panel: there is no half a step."""
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def curve(losses, spread=(10, 90)):
@@ -48,7 +71,9 @@ def draw_losses(conditions):
             if name in ("learned", "Adam"):
                 axis.fill_between(steps, low, high, color=LINES[name]["color"], alpha=0.13, lw=0)
             top = max(top, mean[0])
-        axis.set(yscale="log", xlabel="step t", title=kind)
+        log_scale(axis)
+        whole_steps(axis)
+        axis.set(xlabel="step t", title=kind)
         axis.set_ylabel(r"$f(\theta_t)$: mean, and 10 to 90 % shaded")
         axis.set_ylim(top=3 * top)
         axis.legend(fontsize=8)
@@ -73,6 +98,7 @@ def draw_updates(found):
         for name in found["updates"]:
             lower.plot(found["updates"][name][history], label=name, **LINES[name])
         lower.set_xlabel("step")
+        whole_steps(lower)
     axes[0, 0].set_ylabel("gradient")
     axes[1, 0].set_ylabel("update")
     handles, labels = axes[1, 0].get_legend_handles_labels()
@@ -92,14 +118,16 @@ def draw_learning(history, metrics):
     """
     figure, axis = plots.figure(size=(5.6, 3.6))
     steps, losses = history["step"], history["loss"] + history["val_loss"]
-    axis.plot(steps, history["loss"], label="learned, meta-training", **plots.role("before"))
+    axis.plot(steps, history["loss"], label="learned, meta-training", **TRAINING)
     axis.plot(steps, history["val_loss"], label="learned, validation", **plots.role("after"))
     highest = 2 * np.nanmax(losses)
     for name, line in LINES.items():
         total = Estimate.restored(metrics[f"{name}_loss_sum"]).mean
         if name != "learned" and total < highest:  # one that diverged would flatten the rest
             axis.axhline(total, label=f"{name}, meta-test", **line | {"linewidth": 1.2})
-    axis.set(xlabel="outer step", ylabel="loss summed over the steps", yscale="log")
+    axis.set(xlabel="outer step", ylabel="loss summed over the steps")
+    log_scale(axis)
+    whole_steps(axis)
     axis.set_ylim(top=highest)
     axis.legend(fontsize=8)
     return figure

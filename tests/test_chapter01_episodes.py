@@ -267,6 +267,31 @@ def test_support_sets_are_what_they_learn_from(stripes_by_name):
         assert support_experiment.scores(answers, shuffled).mean() == pytest.approx(1 / 3, abs=0.1)
 
 
+def test_settings_are_chosen_on_validation_episodes_alone(stripes_by_name, monkeypatch):
+    chosen_on, used = [], []
+
+    def choose(candidates, sampler, n_episodes):
+        chosen_on.append((sampler.data.split, sampler.k_shot, n_episodes))
+        return "second", {}
+
+    def answers(name, episode):
+        used.append(name)
+        return episode.query_y.numpy()
+
+    monkeypatch.setattr(support_experiment, "choose", choose)
+    candidates = {name: partial(answers, name) for name in ("first", "second")}
+    result = support_experiment.measure({"learner": candidates}, short())
+    assert chosen_on == [("validation", 1, 5), ("validation", 3, 5)]
+    assert set(used) == {"second"}
+    assert all(estimate.mean == 1 for estimate in result.metrics.values())
+
+
+def test_the_scripts_of_a_split_are_named():
+    names = {"class_names": ("a", "b"), "class_groups": ("DIGIT", "ARMENIAN")}
+    data = replace(stripes(n_classes=2), **names)
+    assert episode_figures._classes(data) == "2 classes of Armenian, digits"
+
+
 def test_scores_count_what_is_right():
     batch = points([[0], [1]], [0, 1], [[0], [0], [1], [1]], [0, 1, 1, 1])
     assert support_experiment.scores(nearest_neighbour, [batch]).tolist() == [0.75]

@@ -398,6 +398,46 @@ def test_settings_of_the_data_sets():
     assert Config.smoke("omniglot").run.dataset == "omniglot"
 
 
+def test_the_meta_gradient_is_cut_to_the_authors_length(monkeypatch):
+    learner = LSTMMetaLearner(linear_network(), loss="mse")
+    monkeypatch.setattr(training, "train", lambda *_, **__: {"step": [], "loss": []})
+    experiment.train({"LSTM": learner}, None, Config.smoke())
+    assert learner.optimizer.global_clipnorm == 0.25
+    assert training.outer_optimizer(Config.smoke()).global_clipnorm is None  # that of MAML
+
+
+def test_sgd_starts_from_what_was_learned_for_the_lstm(monkeypatch):
+    trained, measured, tried = {}, {}, []
+
+    def train(learners, *_):
+        trained.update(learners)
+
+    def best(new_learner, rates, config):
+        tried.extend(new_learner(rate) for rate in rates)
+        return {"best": rates[1], "tried": {}}
+
+    def measure(learners, *_):
+        measured.update(learners)
+        return Result({}, learner=learners["LSTM"])
+
+    samplers = [EpisodeSampler(SineTasks(), 1, 5, 4)] * 2
+    monkeypatch.setattr(experiment, "samplers", lambda config: samplers)
+    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(experiment, "measure", measure)
+    monkeypatch.setattr(lstm_meta_learner.rate_search, "best", best)
+    monkeypatch.setattr(lstm_meta_learner.gate_figures, "record", lambda *_: {})
+    config = Config.smoke("sine")
+    lstm_meta_learner.run(config)
+    assert list(trained) == ["LSTM", "MAML"]
+    assert list(measured) == ["LSTM", "SGD", "MAML"]
+    for learner in (measured["SGD"], *tried):
+        assert learner.network is trained["LSTM"].network is not trained["MAML"].network
+        assert learner.order == 1
+        assert learner.test_steps == config.test_steps
+    assert [float(learner.inner_lr) for learner in tried] == pytest.approx(config.sgd_rates)
+    assert float(measured["SGD"].inner_lr) == pytest.approx(config.sgd_rates[1])
+
+
 @pytest.mark.slow
 def test_smoke_run_leaves_all_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -127,3 +127,5 @@ def test_sizes_that_make_no_sense_are_refused():
         LSTMCell(0)
     with pytest.raises(UserError, match="a number for each layer"):
         CoordinateLSTM(())
+    with pytest.raises(UserError, match="units must be at least 1; got 0"):
+        CoordinateLSTM((20, 0))

@@ -1,5 +1,6 @@
 """Functions to minimise: their values by hand and against Keras, and how they are drawn."""
 
+import common.optimisees as module
 from common.errors import UserError
 from common.optimisees import Classifiers, Images, OptimiseeSampler, Quadratics, load_images
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
 
 def test_quadratic_by_hand():
@@ -73,27 +75,92 @@ def test_digits_come_in_three_disjoint_parts():
     assert [len(part.y) for part in images.values()] == [1078, 359, 359]
     assert all(part.x.shape[1] == 64 and part.x.max() == 1 for part in images.values())
     assert all(len(np.unique(part.y)) == 10 for part in images.values())
+    # Together they are scikit-learn's, none of them twice, but for the one left over.
+    found = [(x.tobytes(), y) for part in images.values() for x, y in zip(part.x, part.y)]
+    x, y = load_digits(return_X_y=True)
+    known = {(row.tobytes(), label) for row, label in zip((x / 16).astype(np.float32), y)}
+    assert len(known) == len(y) == 1797
+    assert len(set(found)) == len(found) == 1796
+    assert set(found) < known
 
 
-def test_mnist_is_read_from_the_folder_of_data(tmp_path):
-    parts = {"x_train": np.full((60000, 2, 2), 255, np.uint8), "y_train": np.zeros(60000)}
-    parts |= {"x_test": np.zeros((10000, 2, 2), np.uint8), "y_test": np.ones(10000)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.optimisees.MNIST_PIXELS", 4)
-        np.savez(tmp_path / "mnist.npz", **parts)
-        images = load_images("mnist", tmp_path)
+# MNIST.
+
+
+@pytest.fixture
+def no_mnist(monkeypatch, tmp_path):
+    """A machine without MNIST, whose images are of 2 x 2 pixels: the folder of Keras's files."""
+    shapes = {name: (shape[0], 2, 2)[: len(shape)] for name, shape in module.MNIST.items()}
+    monkeypatch.setattr(module, "MNIST", shapes)
+    monkeypatch.delenv("META_LEARNING_DATA", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+    def fail():
+        raise Exception("URL fetch failure on https://storage: None\n -- no network")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+    return tmp_path / "keras" / "datasets"
+
+
+def write_mnist(folder, n_train=60000, **changes):
+    """Writes white images of class 0 to train on, and black ones of class 1 to test on."""
+    arrays = {"x_train": np.full((n_train, 2, 2), 255, np.uint8), "y_train": np.zeros(n_train)}
+    arrays |= {"x_test": np.zeros((10000, 2, 2), np.uint8), "y_test": np.ones(10000)}
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: array for name, array in (arrays | changes).items() if array is not None}
+    np.savez(folder / "mnist.npz", **arrays)
+    return folder / "mnist.npz"
+
+
+@pytest.mark.parametrize("place", ["--data-dir", "its folder mnist", "variable", "Keras"])
+def test_mnist_is_found_where_data_sets_are(no_mnist, monkeypatch, tmp_path, place):
+    folder, data_dir = tmp_path / "data", None
+    if place == "variable":
+        monkeypatch.setenv("META_LEARNING_DATA", str(folder))
+    elif place != "Keras":
+        data_dir = folder
+    write_mnist({"its folder mnist": folder / "mnist", "Keras": no_mnist}.get(place, folder))
+    images = load_images("mnist", data_dir)
     assert [len(part.y) for part in images.values()] == [50000, 10000, 10000]
+    assert images["train"].x.shape == (50000, 4)
     assert images["train"].x.min() == 1
     assert images["test"].x.max() == 0
     assert images["test"].y.min() == 1
 
 
-def test_without_mnist_one_line_names_the_embedded_digits(monkeypatch, tmp_path):
-    def fail():
-        raise Exception("URL fetch failure on https://storage: None\n -- no network")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_train": 100}, "expected x_train of shape (60000, 2, 2), found (100, 2, 2)"),
+        ({"y_test": np.ones(9)}, "expected y_test of shape (10000,), found (9,)"),
+        ({"x_train": None}, "expected an archive of x_train, y_train, x_test, y_test, found"),
+    ],
+)
+def test_another_mnist_is_refused(no_mnist, tmp_path, changes, words):
+    path = write_mnist(tmp_path, **changes)
+    with pytest.raises(UserError) as caught:
+        load_images("mnist", tmp_path)
+    assert str(caught.value).startswith(f"{path} is damaged, or not MNIST: {words}")
+    assert "put a whole copy there" in str(caught.value)
 
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+
+@pytest.mark.parametrize("kept", [None, 0, 0.5])
+def test_a_damaged_mnist_is_refused(no_mnist, tmp_path, kept):
+    path = write_mnist(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(b"not MNIST" if kept is None else content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=r"is damaged, or not MNIST: .* found no zip archive; del"):
+        load_images("mnist", tmp_path)
+
+
+def test_a_folder_of_data_must_be_there(no_mnist, tmp_path):
+    with pytest.raises(UserError, match=r"Expected a folder of data sets in .*nowhere"):
+        load_images("mnist", tmp_path / "nowhere")
+
+
+def test_without_mnist_one_line_names_the_embedded_digits(no_mnist, tmp_path):
     with pytest.raises(UserError, match="--dataset digits needs no download") as caught:
         load_images("mnist", tmp_path)
     assert "no network" in str(caught.value)
+    assert "META_LEARNING_DATA" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from chapter05_maml_adml.maml import MAML
 from common import rate_search
+from common.datasets import load
 from common.errors import UserError
 from common.settings import RunSettings
 
@@ -34,6 +35,22 @@ def test_the_rate_that_learns_is_chosen():
     assert found["best"] == 0.01  # the other leaves the classes as they were: all alike
     assert tried["0.01"].mean > 0.5
     assert all(estimate.n == 12 for estimate in tried.values())
+
+
+def test_rates_are_tried_on_validation_classes(monkeypatch):
+    loaded = []
+
+    def recording(name, split, data_dir):
+        loaded.append(split)
+        return load(name, split, data_dir)
+
+    def scores(learner, episodes, steps):
+        return np.ones((12, steps + 1))
+
+    monkeypatch.setattr(rate_search, "load", recording)
+    monkeypatch.setattr(rate_search.adaptation, "scores_by_step", scores)
+    rate_search.best(lambda rate: SimpleNamespace(classifies=True), (0.1, 1.0), config())
+    assert loaded == ["validation"]
 
 
 def test_an_error_is_best_where_it_is_lowest(monkeypatch):
