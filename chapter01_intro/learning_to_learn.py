@@ -26,7 +26,8 @@ Differences from the paper:
    the learned one, those of the best of 20 epochs.
 
 `python chapter01_intro/learning_to_learn.py` trains on random quadratics in 10 dimensions and
-compares with SGD, Nesterov's gradient, RMSprop and Adam.
+compares with SGD, Nesterov's gradient, RMSprop and Adam: losses on 600 new functions, summed over
+100 steps, are 48.1 ± 5.1, with Nesterov's gradient, the best of these, 80.3 ± 7.5 (seed 0).
 """
 
 import math
