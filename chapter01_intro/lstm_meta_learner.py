@@ -26,8 +26,8 @@ Differences from the authors' code:
    0.01 of zero, as all of theirs do. i_{t-1} and f_{t-1} enter before their sigmoid, as theirs.
 
 `python chapter01_intro/lstm_meta_learner.py` trains on printed characters, compares with MAML and
-with SGD from the same theta_0 at the best of several rates, and draws the gates. On handwritten
-ones (`--dataset omniglot-random --steps 6000`) the LSTM has 89.3 ± 0.5 %, SGD 86.8 ± 0.5 %, seed 0.
+with SGD from the same theta_0 at the best of several rates, and draws the gates. With
+`--dataset omniglot-random --steps 6000` the LSTM has 89.3 ± 0.5 %, SGD 86.8 ± 0.5 %, seed 0.
 """
 
 from dataclasses import dataclass

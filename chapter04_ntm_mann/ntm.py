@@ -21,9 +21,10 @@ Differences from the paper, and what it leaves open:
 4. Adam, its rate falling along a cosine, with the gradient clipped by its norm, instead of RMSProp
    with each number clipped.
 
-`python chapter04_ntm_mann/ntm.py` learns to copy; after `--steps 8000`, 64,000 sequences, the best of
-three seeds pays 0.024 ± 0.002 bits a sequence and has 0.3 ± 0.5 % of the bits wrong at length 40; `--dataset repeat-copy` and `--dataset recall`
-are the paper's other tasks; `--memory constant learned random --n-seeds 3` compares first memories.
+`python chapter04_ntm_mann/ntm.py` learns to copy; after `--steps 8000`, 64,000 sequences, the best
+of three seeds pays 0.024 ± 0.002 bits a sequence, and 0.3 ± 0.5 % of its bits are wrong at length
+40. `--dataset repeat-copy` and `--dataset recall` are the paper's other tasks;
+`--memory constant learned random --n-seeds 3` compares first memories.
 """
 
 from dataclasses import dataclass, replace

@@ -99,7 +99,7 @@ def draw_memory(found, inputs, rows=None):
                 )
                 drawn = axis.imshow(values, vmin=0, vmax=1, extent=extent, **options)
                 axis.set(ylabel="row of the memory", xlabel="time step")
-                axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+                axis.yaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             elif title in ("adds", "reads") or values.min() < 0:  # a count may be negative
                 limit = max(np.abs(values).max(), 1e-6)
                 axis.imshow(values, vmin=-limit, vmax=limit, **{**options, "cmap": "RdBu_r"})
@@ -108,7 +108,7 @@ def draw_memory(found, inputs, rows=None):
                 axis.imshow(values, vmin=0, vmax=1, **options)
                 axis.set_yticks([])
             axis.set_title(title, fontsize=10)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             axis.grid(False)
     figure.colorbar(drawn, ax=axes[2, 1], label="weight", pad=0.02)
     return figure
@@ -168,6 +168,7 @@ def draw_learning(history, names, meta_batch_size, nothing=None):
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
